@@ -1,0 +1,13 @@
+//! IPVS's vocabulary and rules, as values and pure functions.
+//!
+//! What is here runs unchanged in the XDP program, in host unit tests, in property tests and in
+//! simulation: nothing in it allocates, reads a clock, draws a random number or touches a map.
+//! Time, randomness and the CPU number are parameters. The IPVS counterpart of each module is the
+//! file of the same name in `net/netfilter/ipvs`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod forward;
+pub mod protocol;
+pub mod scheduler;

@@ -1,0 +1,55 @@
+//! The transport protocols that IPVS balances, and what is particular to each.
+//!
+//! IPVS counterpart: `ip_vs_proto.c` and the `ip_vs_proto_*.c` files.
+
+use core::fmt;
+
+/// A transport protocol that a virtual service can have.
+#[doc(alias = "ip_vs_protocol")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// Transmission Control Protocol, IP protocol 6.
+    Tcp = 6,
+    /// User Datagram Protocol, IP protocol 17.
+    Udp = 17,
+    /// Stream Control Transmission Protocol, IP protocol 132.
+    Sctp = 132,
+}
+
+impl Protocol {
+    /// Every protocol, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The IP protocol number.
+    #[inline]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The protocol with this IP protocol number, if IPVS balances it.
+    #[inline]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            132 => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
+    /// The name as listings print it: `TCP`, `UDP`, `SCTP`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,3 @@
+//! The `xipvs` command.
+
+fn main() {}

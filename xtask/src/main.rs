@@ -1,0 +1,3 @@
+//! `cargo xtask`: the project's chores. This file only dispatches.
+
+fn main() {}
