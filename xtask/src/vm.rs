@@ -1,0 +1,215 @@
+//! `cargo xtask vm -- COMMAND`: runs a command on Debian's 6.1 kernel, over this machine's file system.
+//!
+//! The guest sees the same files read-only (writes to /tmp, /var, /home and their like are lost with it;
+//! `--share` names a directory that really is written), has IPVS and its schedulers, and no network but its own.
+//! The command's output and exit status are those of the run. PyPI's virtme-ng does the booting.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, ensure};
+
+/// Seconds in which a guest under KVM must have booted and run `true`; it takes about five.
+const PROBE_SECONDS: u32 = 40;
+
+/// Runs a command in the reference VM.
+#[derive(Debug, clap::Args)]
+pub struct Vm {
+    /// Make the guest's time its count of instructions (one CPU, emulated): repeatable costs.
+    #[arg(long)]
+    count_instructions: bool,
+
+    /// Virtual CPUs.
+    #[arg(long, default_value_t = 2, conflicts_with = "count_instructions")]
+    cpus: u32,
+
+    /// Memory in GiB.
+    #[arg(long, default_value_t = 4)]
+    memory: u32,
+
+    /// End the guest after this many seconds, with status 124.
+    #[arg(long, default_value_t = 540)]
+    timeout: u32,
+
+    /// A directory that the guest can write to.
+    #[arg(long, value_name = "DIRECTORY")]
+    share: Vec<PathBuf>,
+
+    /// Another kernel image than the newest 6.1 in /boot.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// The command: one word is a line for the shell, more are a program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl Vm {
+    /// Boots, runs, and hands on the command's exit status. Installs what is missing first.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        let cache = cache_directory()?;
+        let vng = prepare(&cache)?;
+        let kernel = match &self.kernel {
+            Some(kernel) => kernel.clone(),
+            None => newest_kernel()?,
+        };
+
+        // Two guests at once would starve each other where they are emulated.
+        let lock = File::create(cache.join("vm.lock"))?;
+        lock.lock().context("waiting for another virtual machine to end")?;
+
+        let accelerated = !self.count_instructions && kvm_works(&vng, &kernel, &cache)?;
+        let mut guest = guest(&vng, &kernel, accelerated, self.timeout)?;
+        guest.arg(format!("--memory={}G", self.memory));
+        if self.count_instructions {
+            guest.args(["--cpus=1", "--qemu-opts=-icount shift=0,sleep=off"]);
+        } else {
+            guest.arg(format!("--cpus={}", self.cpus));
+        }
+        for directory in &self.share {
+            let directory = directory.canonicalize().with_context(|| directory.display().to_string())?;
+            guest.arg(format!("--rwdir={}", directory.display()));
+        }
+        let status = guest.arg("--").arg(shell_line(&self.command)).status().context("starting vng")?;
+        let code = status.code().context("the virtual machine was killed")?;
+        Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+    }
+}
+
+/// The part of the command line that every guest has.
+///
+/// `timeout` makes the guest a process group of its own and ends all of it; `setpriv` passes our own end on,
+/// so that no guest outlives an interrupted run.
+fn guest(vng: &Path, kernel: &Path, accelerated: bool, timeout: u32) -> anyhow::Result<Command> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig=TERM", "timeout", "--kill-after=10"]).arg(timeout.to_string());
+    command.arg(vng).arg("--run").arg(kernel).args(["--force-9p", "--user=root"]);
+    if !accelerated {
+        command.arg("--disable-kvm");
+    }
+    // vng starts its helpers by name, from its own directory.
+    let directory = vng.parent().context("vng has no directory")?;
+    let mut path = directory.as_os_str().to_owned();
+    if let Some(rest) = std::env::var_os("PATH") {
+        path.push(":");
+        path.push(rest);
+    }
+    command.env("PATH", path).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Whether a guest boots under KVM here; /dev/kvm alone does not say so where virtualisation is nested.
+///
+/// The answer is remembered for the pair of host and guest kernel.
+fn kvm_works(vng: &Path, kernel: &Path, cache: &Path) -> anyhow::Result<bool> {
+    if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        return Ok(false);
+    }
+    let host = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let guest_name = kernel.file_name().unwrap_or_default().to_string_lossy();
+    let answer = cache.join(format!("kvm-{}-{guest_name}", host.trim()));
+    if let Ok(text) = fs::read_to_string(&answer) {
+        return Ok(text.trim() == "works");
+    }
+    eprintln!("vm: trying KVM (once, at most {PROBE_SECONDS} s)");
+    let status = guest(vng, kernel, true, PROBE_SECONDS)?
+        .args(["--memory=1G", "--cpus=1", "--", "true"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .context("starting vng")?;
+    let verdict = if status.success() { "works" } else { "fails" };
+    eprintln!("vm: KVM {verdict} here; {} remembers it", answer.display());
+    writeln!(File::create(&answer)?, "{verdict}")?;
+    Ok(status.success())
+}
+
+/// Makes sure of vng, qemu, a kernel and busybox, and says where vng is.
+fn prepare(cache: &Path) -> anyhow::Result<PathBuf> {
+    let mut packages = Vec::new();
+    if find_in_path("qemu-system-x86_64").is_none() {
+        packages.push("qemu-system-x86");
+    }
+    if newest_kernel().is_err() {
+        packages.push("linux-image-amd64");
+    }
+    // vng builds an initramfs around it, because Debian's kernel has 9p as a module.
+    if find_in_path("busybox").is_none() {
+        packages.push("busybox-static");
+    }
+    if !packages.is_empty() {
+        eprintln!("vm: apt-get install {}", packages.join(" "));
+        run(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends"]).args(&packages))?;
+    }
+    if let Some(vng) = find_in_path("vng") {
+        return Ok(vng);
+    }
+    let environment = cache.join("venv");
+    let vng = environment.join("bin/vng");
+    if !vng.exists() {
+        eprintln!("vm: installing virtme-ng into {}", environment.display());
+        run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+        run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", "virtme-ng"]))?;
+    }
+    Ok(vng)
+}
+
+/// Debian's newest 6.1 kernel in /boot.
+fn newest_kernel() -> anyhow::Result<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for entry in fs::read_dir("/boot").context("/boot")? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let release = name.strip_prefix("vmlinuz-6.1.0-").and_then(|rest| rest.strip_suffix("-amd64"));
+        if let Some(release) = release.and_then(|release| release.parse().ok()) {
+            found.push((release, path));
+        }
+    }
+    found.sort();
+    found.pop().map(|(_, path)| path).context("no vmlinuz-6.1.0-*-amd64 in /boot")
+}
+
+/// Where what is downloaded and found out is kept between checkouts.
+fn cache_directory() -> anyhow::Result<PathBuf> {
+    let base = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(base) => PathBuf::from(base),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    };
+    let directory = base.join("xipvs");
+    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    Ok(directory)
+}
+
+fn find_in_path(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+/// One word as it is; more words quoted, so that the guest's shell sees the same words.
+fn shell_line(words: &[String]) -> String {
+    if let [line] = words {
+        return line.clone();
+    }
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+    quoted.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_word_is_a_line_and_more_are_quoted() {
+        assert_eq!(shell_line(&["a && b".into()]), "a && b");
+        assert_eq!(shell_line(&["echo".into(), "it's $HOME".into()]), r"'echo' 'it'\''s $HOME'");
+    }
+}
