@@ -8,6 +8,16 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
+pub mod connection;
+pub mod destination;
 pub mod forward;
+pub mod packet;
 pub mod protocol;
+pub mod reason;
 pub mod scheduler;
+pub mod service;
+pub mod settings;
+pub mod tuple;

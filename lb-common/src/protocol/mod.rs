@@ -2,6 +2,8 @@
 //!
 //! IPVS counterpart: `ip_vs_proto.c` and the `ip_vs_proto_*.c` files.
 
+pub mod state;
+
 use core::fmt;
 
 /// A transport protocol that a virtual service can have.

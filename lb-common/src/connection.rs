@@ -1,0 +1,235 @@
+//! A connection as it lies in the connection table.
+//!
+//! The table is set-associative: a set is one line of tags and deadlines with its lock, and seven entries of
+//! a line each. An entry holds a flow as seen on the wire in one direction and the whole recipe for a packet
+//! of it. A NAT connection has two entries, one a direction, each of which tells where the other is. An entry that finds its
+//! home set full lies in one of [`ALTERNATES`] others, and its home set says how many did.
+//! IPVS counterpart: `struct ip_vs_conn` and `ip_vs_conn.c`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::tuple::Tuple;
+
+/// Entries in a set.
+pub const WAYS: usize = 7;
+
+/// Sets that an entry can be displaced to when its home set is full.
+pub const ALTERNATES: u32 = 8;
+
+/// [`Entry::role`]: packets of the client, to the virtual address. Holds the connection's state and time.
+pub const CLIENT_SIDE: u8 = 0;
+/// [`Entry::role`]: packets of the destination, to the client; NAT only.
+pub const SERVER_SIDE: u8 = 1;
+
+/// [`Entry::flags`]: the state is not an active one.
+pub const INACTIVE: u8 = 0x01;
+/// [`Entry::flags`]: no packet of the destination has come by.
+pub const NO_OUTPUT: u8 = 0x02;
+/// [`Entry::flags`]: the entry lies outside its home set.
+pub const DISPLACED: u8 = 0x04;
+
+/// One direction of a connection: a cache line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Entry {
+    /// [`Tuple::addresses`].
+    pub addresses: u64,
+    /// [`Tuple::ports`].
+    pub ports: u32,
+    /// [`Tuple::protocol`].
+    pub protocol: u8,
+    /// [`CLIENT_SIDE`] or [`SERVER_SIDE`].
+    pub role: u8,
+    /// Number of the forwarding method.
+    pub method: u8,
+    /// Connection state, numbered as in [`crate::protocol::state`]; on the server side a copy that may lag.
+    pub state: u8,
+    /// Even when the entry is at rest, odd while it is being written.
+    pub sequence: u32,
+    /// The destination's number.
+    pub destination: u32,
+    /// NAT: the new destination address (client side) or source address (server side), loaded natively.
+    pub address: u32,
+    /// NAT: the new port that goes with it, loaded natively.
+    pub port: u16,
+    /// NAT: what the IPv4 checksum changes by, as a one's complement number.
+    pub network_delta: u16,
+    /// NAT: what the transport checksum changes by, as a one's complement number.
+    pub transport_delta: u16,
+    /// [`INACTIVE`], [`NO_OUTPUT`], [`DISPLACED`].
+    pub flags: u8,
+    /// Fills the word.
+    pub reserved: u8,
+    /// Interface towards the next hop; 0 while it is not known.
+    pub interface: u32,
+    /// The next hop's link address.
+    pub to_link: [u8; 6],
+    /// The interface's link address.
+    pub from_link: [u8; 6],
+    /// Tick until which the next hop is good.
+    pub hop_until: u32,
+    /// Largest IPv4 packet that the next hop takes, in bytes.
+    pub mtu: u16,
+    /// VLAN tag towards the next hop in network order, loaded natively; 0 for none.
+    pub vlan: u16,
+    /// Fills the line.
+    pub reserved_too: u32,
+}
+
+impl Entry {
+    /// The flow.
+    #[inline(always)]
+    pub const fn tuple(&self) -> Tuple {
+        Tuple { addresses: self.addresses, ports: self.ports, protocol: self.protocol }
+    }
+
+    /// The flow of a NAT connection's other direction, which has the entry that belongs to this one.
+    ///
+    /// The client side goes from the client to the virtual address and is rewritten to go to the destination,
+    /// whose answers the server side sees; and the other way round.
+    #[inline(always)]
+    pub fn twin(&self) -> Tuple {
+        let tuple = self.tuple();
+        if self.role == CLIENT_SIDE {
+            let client = (tuple.raw_source(), tuple.raw_source_port());
+            Tuple::from_raw(self.protocol, (self.address, self.port), client)
+        } else {
+            let client = (tuple.raw_destination(), tuple.raw_destination_port());
+            Tuple::from_raw(self.protocol, client, (self.address, self.port))
+        }
+    }
+
+    /// Whether the connection has two entries.
+    #[inline(always)]
+    pub const fn has_twin(&self) -> bool {
+        self.method == crate::forward::ForwardingMethod::Masquerade as u8
+    }
+}
+
+/// A set: its first line, then its entries.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Set {
+    /// The kernel's spin lock; every write to the set is done under it.
+    pub lock: Lock,
+    /// Entries whose home is here and that lie elsewhere.
+    pub displaced: u32,
+    /// The tag of each entry, 0 for a free one. No two entries of a set have the same.
+    pub tags: [u32; WAYS],
+    /// The tick at which each entry dies.
+    pub deadlines: [u32; WAYS],
+    /// The entries.
+    pub entries: [Entry; WAYS],
+}
+
+/// The kernel's spin lock, which it recognises by this name.
+#[allow(non_camel_case_types, reason = "the kernel looks the type up by its name")]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct bpf_spin_lock {
+    /// The kernel's own.
+    pub val: u32,
+}
+
+/// A spin lock in a map.
+pub type Lock = bpf_spin_lock;
+
+const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Set>() == 512);
+
+/// Where a hash leads: the tag and the home set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// Never 0.
+    pub tag: u32,
+    /// Number of the set.
+    pub set: u32,
+}
+
+impl Home {
+    /// Tag and home set of a flow's hash, in a table of `mask + 1` sets.
+    #[inline(always)]
+    pub const fn of(hash: u64, mask: u32) -> Self {
+        Self { tag: (hash >> 32) as u32 | 1, set: hash as u32 & mask }
+    }
+
+    /// The `step`-th set to look in when the home set is full, 1 to [`ALTERNATES`].
+    ///
+    /// Strides are odd, so that all of them differ in any table larger than [`ALTERNATES`] sets.
+    #[inline(always)]
+    pub const fn alternate(self, step: u32, mask: u32) -> u32 {
+        self.set.wrapping_add(step.wrapping_mul(self.tag)) & mask
+    }
+}
+
+/// Whether a deadline has come. Ticks wrap; times further apart than half their range are not told apart.
+#[inline(always)]
+pub const fn is_past(deadline: u32, now: u32) -> bool {
+    now.wrapping_sub(deadline) as i32 >= 0
+}
+
+/// Whether a packet at `now` should move the deadline on.
+///
+/// It is moved when that changes it by more than a second, or than an eighth of the timeout where that is
+/// shorter: so the line is written at most once in that time, and a connection is never cut short by more.
+/// Either way: a timeout that was shortened since holds from the next packet on.
+#[inline(always)]
+pub const fn is_stale(deadline: u32, now: u32, timeout: u32, ticks_per_second: u32) -> bool {
+    let eighth = timeout >> 3;
+    let quantum = if eighth < ticks_per_second { eighth } else { ticks_per_second };
+    (now.wrapping_add(timeout).wrapping_sub(deadline) as i32).unsigned_abs() > quantum
+}
+
+/// Whether a packet that opens a connection (a SYN) takes the place of a connection in this state.
+///
+/// `mode` is the sysctl `conn_reuse_mode`. A closed connection gives way in any mode but 0; one that waits for
+/// its last FIN only if bit 1 is set and no packet of the destination was ever seen.
+#[inline(always)]
+pub const fn gives_way(state: u8, flags: u8, mode: u32) -> bool {
+    const FIN_WAIT: u8 = 4;
+    const TIME_WAIT: u8 = 5;
+    const CLOSE: u8 = 6;
+    mode != 0
+        && (state == TIME_WAIT
+            || state == CLOSE
+            || (mode & 2 != 0 && state == FIN_WAIT && flags & NO_OUTPUT != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alternates_of_a_home_all_differ() {
+        for hash in [0u64, 0xffff_ffff_ffff_ffff, 0x1234_5678_9abc_def0, 0x8000_0000_0000_0001] {
+            let home = Home::of(hash, 1023);
+            let mut seen = std::collections::BTreeSet::from([home.set]);
+            for step in 1..=ALTERNATES {
+                assert!(seen.insert(home.alternate(step, 1023)));
+            }
+        }
+    }
+
+    #[test]
+    fn time_wraps() {
+        assert!(is_past(10, 10) && is_past(10, 11) && !is_past(11, 10));
+        assert!(is_past(u32::MAX, 5) && !is_past(5, u32::MAX));
+    }
+
+    #[test]
+    fn deadlines_move_at_most_once_a_second() {
+        // 900 s at 250 ticks a second, last moved at tick 1000.
+        let deadline = 1000 + 225_000;
+        assert!(!is_stale(deadline, 1250, 225_000, 250));
+        assert!(is_stale(deadline, 1251, 225_000, 250));
+        // A timeout of one second is moved every eighth of it.
+        assert!(!is_stale(1250, 1031, 250, 250) && is_stale(1250, 1032, 250, 250));
+        // `--set` has shortened the timeout: the next packet brings the deadline forward.
+        assert!(is_stale(deadline, 1001, 250, 250));
+    }
+
+    #[test]
+    fn closed_connections_give_way_to_a_syn() {
+        assert!(gives_way(5, 0, 1) && gives_way(6, 0, 1) && !gives_way(1, 0, 1) && !gives_way(5, 0, 0));
+        assert!(!gives_way(4, NO_OUTPUT, 1) && gives_way(4, NO_OUTPUT, 2) && !gives_way(4, 0, 3));
+    }
+}

@@ -1,0 +1,124 @@
+//! A destination as it lies in the maps.
+//!
+//! IPVS counterpart: `struct ip_vs_dest`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A destination's number: its slot in the destination map.
+pub type DestinationId = u32;
+
+/// [`Destination::status`]: the slot holds a destination, configured or deleted.
+pub const IN_USE: u8 = 1;
+/// [`Destination::status`]: configured, not deleted.
+pub const AVAILABLE: u8 = 2;
+
+/// A slot of the destination map: a line that is read for every packet, and a line that is written when a
+/// connection begins, ends or changes state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Destination {
+    /// Address; an IPv4 address in the first four bytes. Network order.
+    pub address: [u8; 16],
+    /// The service's address, by which a deleted destination is recognised when it comes back.
+    pub virtual_address: [u8; 16],
+    /// Port in network order, loaded natively; 0 keeps the packet's port.
+    pub port: u16,
+    /// The service's port in network order, loaded natively.
+    pub virtual_port: u16,
+    /// The service's protocol.
+    pub protocol: u8,
+    /// [`IN_USE`], [`AVAILABLE`].
+    pub status: u8,
+    /// Number of the forwarding method.
+    pub method: u8,
+    /// Number of the tunnel type.
+    pub tunnel: u8,
+    /// Share of new connections.
+    pub weight: u32,
+    /// Slot of its service; kept when either is deleted.
+    pub service: u32,
+    /// Upper threshold; 0 is none.
+    pub upper_threshold: u32,
+    /// Lower threshold as configured.
+    pub lower_threshold: u32,
+    /// The service's firewall mark, 0 for none.
+    pub mark: u32,
+    /// Tunnel port, native order.
+    pub tunnel_port: u16,
+    /// Number of the tunnel's checksum choice.
+    pub tunnel_checksum: u8,
+    /// Family of the address: 4 or 6; 0 in a free slot.
+    pub family: u8,
+    /// What changes with connections.
+    pub load: Load,
+}
+
+/// The part of a destination that connections change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Load {
+    /// Connections in an active state.
+    pub active: u32,
+    /// All connections.
+    pub total: u32,
+    /// Persistence templates.
+    pub persistent: u32,
+    /// Not 0 while above its thresholds.
+    pub overloaded: u32,
+    /// Tick of its deletion.
+    pub deleted_at: u32,
+    /// Number of the service's making, which tells a service from one that had its slot before.
+    pub service_serial: u32,
+    /// Counters at the last `-Z`.
+    pub baseline: Counters,
+}
+
+/// What is counted for a destination, on each CPU apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Counters {
+    /// Connections scheduled.
+    pub connections: u64,
+    /// Packets from clients.
+    pub in_packets: u64,
+    /// Packets from servers.
+    pub out_packets: u64,
+    /// Bytes from clients, from the IP header on.
+    pub in_bytes: u64,
+    /// Bytes from servers, from the IP header on.
+    pub out_bytes: u64,
+}
+
+impl Counters {
+    /// Adds what another set counted.
+    pub fn add(&mut self, other: &Self) {
+        self.connections = self.connections.wrapping_add(other.connections);
+        self.in_packets = self.in_packets.wrapping_add(other.in_packets);
+        self.out_packets = self.out_packets.wrapping_add(other.out_packets);
+        self.in_bytes = self.in_bytes.wrapping_add(other.in_bytes);
+        self.out_bytes = self.out_bytes.wrapping_add(other.out_bytes);
+    }
+
+    /// What was counted since `base`.
+    pub fn since(&self, base: &Self) -> Self {
+        Self {
+            connections: self.connections.wrapping_sub(base.connections),
+            in_packets: self.in_packets.wrapping_sub(base.in_packets),
+            out_packets: self.out_packets.wrapping_sub(base.out_packets),
+            in_bytes: self.in_bytes.wrapping_sub(base.in_bytes),
+            out_bytes: self.out_bytes.wrapping_sub(base.out_bytes),
+        }
+    }
+}
+
+/// Counters padded to a cache line, as they lie in the map: slot `cpu * destinations + destination`.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct CounterLine {
+    /// The counters.
+    pub counters: Counters,
+    /// Fills the line.
+    pub reserved: [u64; 3],
+}
+
+const _: () = assert!(size_of::<Destination>() == 128 && size_of::<CounterLine>() == 64);

@@ -1,0 +1,121 @@
+//! Why a packet was not forwarded, and what happens to it then.
+//!
+//! Every path of the packet program ends in a verdict or in one of these; each is a counter that
+//! `xipvs status` lists by its name.
+
+/// What happens to a packet that is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The kernel's network stack gets it, as if xipvs did not exist.
+    Pass,
+    /// It is dropped.
+    Drop,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal, $fate:ident;)+) => {
+        /// Why a packet was not forwarded.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant = $number,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name that `xipvs status` prints.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// What happens to the packet.
+            #[inline(always)]
+            pub const fn fate(self) -> Fate {
+                match self {
+                    $(Self::$variant => Fate::$fate,)+
+                }
+            }
+
+            /// One sentence for the operator.
+            pub const fn explanation(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Neither an address of a service nor of a destination.
+    NotOurs = 0, "not-ours", Pass;
+    /// Not IPv4: another Ethernet protocol, or more than two VLAN tags.
+    NotIpv4 = 1, "not-ipv4", Pass;
+    /// IPv4 with a transport protocol that is not balanced.
+    OtherProtocol = 2, "other-protocol", Pass;
+    /// The packet ends before its headers do, or a length field contradicts another.
+    Malformed = 3, "malformed", Pass;
+    /// A fragment of a datagram; the stack reassembles it.
+    Fragment = 4, "fragment", Pass;
+    /// To a virtual address, but no service has that protocol and port.
+    NoService = 5, "no-service", Pass;
+    /// A TCP segment that opens nothing and belongs to no connection.
+    NoConnection = 6, "no-connection", Pass;
+    /// From source port 20, which IPVS never schedules.
+    SourcePort20 = 7, "source-port-20", Pass;
+    /// From a destination, but no connection has that flow; it goes out untranslated.
+    NoReplyConnection = 8, "no-reply-connection", Pass;
+    /// A reply of a direct-routing destination; counted, then forwarded by the stack.
+    DirectReply = 9, "direct-reply", Pass;
+    /// The destination is the director itself; the stack delivers the packet.
+    LocalDestination = 10, "local-destination", Pass;
+    /// No neighbour entry yet; the stack resolves it and forwards the translated packet.
+    NeighbourByStack = 11, "neighbour-by-stack", Pass;
+    /// The service has no destination that may take a new connection.
+    NoDestination = 12, "no-destination", Drop;
+    /// The connection's destination was deleted.
+    DestinationDeleted = 13, "destination-deleted", Drop;
+    /// The time to live ran out.
+    TimeExceeded = 14, "time-exceeded", Drop;
+    /// No route to the next hop.
+    NoRoute = 15, "no-route", Drop;
+    /// No neighbour entry for the next hop yet, and the stack cannot help.
+    NeighbourUnresolved = 16, "neighbour-unresolved", Drop;
+    /// Larger than the next link takes.
+    TooBig = 17, "too-big", Drop;
+    /// The connection table has no room for a new connection.
+    TableFull = 18, "table-full", Drop;
+    /// Forwarding is switched off on the interface that the packet came in on.
+    ForwardingDisabled = 19, "forwarding-disabled", Drop;
+    /// The director is being reconfigured or out of memory: a map that must be there is not.
+    Internal = 20, "internal", Drop;
+}
+
+/// Room for reason counters in the maps; more than there are reasons, so that a new one moves nothing.
+pub const REASON_SLOTS: usize = 64;
+
+const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions() {
+        for (position, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, position);
+        }
+    }
+
+    #[test]
+    fn names_differ_and_explanations_are_sentences() {
+        for (position, reason) in Reason::ALL.iter().enumerate() {
+            assert!(reason.explanation().ends_with('.'));
+            assert!(Reason::ALL[..position].iter().all(|other| other.name() != reason.name()));
+        }
+    }
+}

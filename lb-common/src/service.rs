@@ -1,0 +1,107 @@
+//! A virtual service as it lies in the maps, and the destination set that the scheduler works on.
+//!
+//! A set is immutable but for its cursor and lies in the arena, an array of lines. A change builds a new
+//! set beside the old one and moves the service over with one store, so that a packet sees the one or the
+//! other. IPVS counterpart: `struct ip_vs_service`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::destination::Counters;
+
+/// Numbers in a line of the arena.
+pub const LINE: usize = 16;
+
+/// Most destinations that a service can have.
+pub const MAX_DESTINATIONS: u32 = 4096;
+
+/// A service's key in the index, for IPv4: address and port in network order, loaded natively.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServiceKey {
+    /// Virtual address.
+    pub address: u32,
+    /// Virtual port; 0 is any.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub reserved: u8,
+}
+
+/// A slot of the service map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Service {
+    /// First line of the destination set in the arena; 0 while there is none.
+    pub set: u64,
+    /// Virtual address; an IPv4 address in the first four bytes. Network order.
+    pub address: [u8; 16],
+    /// Virtual port in network order, loaded natively.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6; 0 in a free slot.
+    pub family: u8,
+    /// Firewall mark; 0 for a service that has an address.
+    pub mark: u32,
+    /// IPVS's service flags.
+    pub flags: u32,
+    /// Persistence timeout in seconds.
+    pub timeout: u32,
+    /// Persistence mask: an IPv4 mask, first octet in the highest bits, or an IPv6 prefix length.
+    pub netmask: u32,
+    /// Number of the scheduler.
+    pub scheduler: u32,
+    /// Number of its making, never used twice.
+    pub serial: u32,
+    /// Fills the first line.
+    pub reserved: [u32; 3],
+    /// What destinations that are gone have counted.
+    pub departed: Counters,
+    /// Name of the persistence engine, zero-padded.
+    pub engine: [u8; 16],
+    /// Fills the second line.
+    pub reserved_too: u64,
+}
+
+/// First line of a destination set; the lines of destination numbers follow, newest destination first, and
+/// then the scheduler's table if it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct SetHeader {
+    /// The scheduler's cursor as one number, compared and swapped by the packet program.
+    pub cursor: u64,
+    /// Destinations in the set.
+    pub length: u32,
+    /// Number of the scheduler.
+    pub scheduler: u32,
+    /// Slot of the service.
+    pub service: u32,
+    /// IPVS's service flags.
+    pub flags: u32,
+    /// Weighted round robin: what a level is lowered by.
+    pub divisor: u32,
+    /// Weighted round robin: the top level.
+    pub top: u32,
+    /// Numbers in the scheduler's table; 0 for none.
+    pub table: u32,
+    /// Lines of the whole set, this one included.
+    pub lines: u32,
+    /// Fills the line.
+    pub reserved: [u32; 6],
+}
+
+impl SetHeader {
+    /// Lines that `length` destinations and a table of `table` numbers take, the header included.
+    pub const fn lines(length: u32, table: u32) -> u32 {
+        1 + length.div_ceil(LINE as u32) + table.div_ceil(LINE as u32)
+    }
+
+    /// The line of the table's first number, counted from the header.
+    #[inline(always)]
+    pub const fn table_line(length: u32) -> u32 {
+        1 + length.div_ceil(LINE as u32)
+    }
+}
+
+const _: () = assert!(size_of::<Service>() == 128 && size_of::<SetHeader>() == 64);

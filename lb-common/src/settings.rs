@@ -1,0 +1,63 @@
+//! What the packet program must know before it looks at a packet, in one map element.
+//!
+//! User space writes it, but for the fields of the sweep. Kept small: its first lines are read for every packet.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::protocol::state;
+
+/// Version of all map layouts together; a program and maps of different versions do not work together.
+pub const LAYOUT: u32 = 1;
+
+/// Bits of [`Settings::addresses`].
+pub const ADDRESS_BITS: usize = 4096;
+
+/// The one element of the settings map.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Settings {
+    /// [`LAYOUT`] of the maps; 0 in maps that were made and never filled.
+    pub layout: u32,
+    /// Services in the table; with none every packet passes untouched.
+    pub services: u32,
+    /// Seed of the flow hash.
+    pub seed: u64,
+    /// Ticks in a second: the kernel's HZ shifted right by `tick_shift`, at most 300.
+    pub ticks_per_second: u32,
+    /// How far jiffies are shifted to make a tick.
+    pub tick_shift: u32,
+    /// Added to the clock, in ticks. Zero but in tests, which turn it on to see timeouts pass.
+    pub clock_offset: u32,
+    /// Changes when next hops must be looked up anew.
+    pub epoch: u32,
+    /// Sets in the connection table less one; a power of two less one.
+    pub set_mask: u32,
+    /// Slots for destinations in the maps, which the per-CPU counters are strided by.
+    pub destinations: u32,
+    /// CPUs that counters have room for.
+    pub cpus: u32,
+    /// Sysctl `conn_reuse_mode`: bit 0, a SYN for a closed connection makes a new one.
+    pub reuse_mode: u32,
+    /// The tick at which the sweep last ran.
+    pub swept_at: u32,
+    /// The set that the sweep goes on with.
+    pub sweep_position: u32,
+    /// Sets that one tick of the sweep visits.
+    pub sweep_stride: u32,
+    /// Keeps the next field at a cache line.
+    pub reserved: u32,
+    /// Timeout in ticks of each connection state, by its number in [`state`].
+    pub timeouts: [u32; state::COUNT],
+    /// A bit for the hash of every virtual address and every address of a destination: a packet between two
+    /// addresses that have no bit is not ours.
+    pub addresses: [u64; ADDRESS_BITS / 64],
+}
+
+impl Settings {
+    /// The word and the bit of an address (loaded natively) in [`Settings::addresses`].
+    #[inline(always)]
+    pub const fn address_bit(address: u32) -> (usize, u64) {
+        let hash = address.wrapping_mul(0x9e37_79b1) >> 20;
+        ((hash as usize >> 6) & (ADDRESS_BITS / 64 - 1), 1 << (hash & 63))
+    }
+}
