@@ -4,4 +4,5 @@
 //! destinations; [`director`] carries them out, on the XDP maps, on native kernel IPVS or in memory.
 
 pub mod director;
+pub mod object;
 pub mod table;

@@ -9,7 +9,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
+
+use crate::need::{self, Group};
+use crate::setup;
 
 /// Seconds in which a guest under KVM must have booted and run `true`; it takes about five.
 const PROBE_SECONDS: u32 = 40;
@@ -49,11 +52,13 @@ pub struct Vm {
 impl Vm {
     /// Boots, runs, and hands on the command's exit status. Installs what is missing first.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let cache = cache_directory()?;
-        let vng = prepare(&cache)?;
+        setup::ensure_quietly(&[Group::Vm])?;
+        let vng = need::vng()?;
+        let cache = need::cache();
+        fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
         let kernel = match &self.kernel {
             Some(kernel) => kernel.clone(),
-            None => newest_kernel()?,
+            None => need::reference_kernel()?,
         };
 
         // Two guests at once would starve each other where they are emulated.
@@ -124,74 +129,6 @@ fn kvm_works(vng: &Path, kernel: &Path, cache: &Path) -> anyhow::Result<bool> {
     eprintln!("vm: KVM {verdict} here; {} remembers it", answer.display());
     writeln!(File::create(&answer)?, "{verdict}")?;
     Ok(status.success())
-}
-
-/// Makes sure of vng, qemu, a kernel and busybox, and says where vng is.
-fn prepare(cache: &Path) -> anyhow::Result<PathBuf> {
-    let mut packages = Vec::new();
-    if find_in_path("qemu-system-x86_64").is_none() {
-        packages.push("qemu-system-x86");
-    }
-    if newest_kernel().is_err() {
-        packages.push("linux-image-amd64");
-    }
-    // vng builds an initramfs around it, because Debian's kernel has 9p as a module.
-    if find_in_path("busybox").is_none() {
-        packages.push("busybox-static");
-    }
-    if !packages.is_empty() {
-        eprintln!("vm: apt-get install {}", packages.join(" "));
-        run(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends"]).args(&packages))?;
-    }
-    if let Some(vng) = find_in_path("vng") {
-        return Ok(vng);
-    }
-    let environment = cache.join("venv");
-    let vng = environment.join("bin/vng");
-    if !vng.exists() {
-        eprintln!("vm: installing virtme-ng into {}", environment.display());
-        run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
-        run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", "virtme-ng"]))?;
-    }
-    Ok(vng)
-}
-
-/// Debian's newest 6.1 kernel in /boot.
-fn newest_kernel() -> anyhow::Result<PathBuf> {
-    let mut found: Vec<(u32, PathBuf)> = Vec::new();
-    for entry in fs::read_dir("/boot").context("/boot")? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let release = name.strip_prefix("vmlinuz-6.1.0-").and_then(|rest| rest.strip_suffix("-amd64"));
-        if let Some(release) = release.and_then(|release| release.parse().ok()) {
-            found.push((release, path));
-        }
-    }
-    found.sort();
-    found.pop().map(|(_, path)| path).context("no vmlinuz-6.1.0-*-amd64 in /boot")
-}
-
-/// Where what is downloaded and found out is kept between checkouts.
-fn cache_directory() -> anyhow::Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(base) => PathBuf::from(base),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
-    };
-    let directory = base.join("xipvs");
-    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    Ok(directory)
-}
-
-fn find_in_path(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|directory| directory.join(program))
-        .find(|path| path.is_file())
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("{command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
 }
 
 /// One word as it is; more words quoted, so that the guest's shell sees the same words.
