@@ -5,4 +5,6 @@
 
 pub mod director;
 pub mod object;
+pub mod plan;
+pub mod rule;
 pub mod table;

@@ -175,6 +175,26 @@ impl Destination {
     }
 }
 
+/// A service with its destinations, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableEntry {
+    /// The service.
+    pub service: Service,
+    /// Its destinations, newest first, which is the order that schedulers walk; no key occurs twice.
+    pub destinations: Vec<Destination>,
+}
+
+/// All that is configured of a table: what a plan compares.
+///
+/// The order of the services means nothing; no key occurs twice.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    /// The services with their destinations.
+    pub entries: Vec<TableEntry>,
+    /// The timeouts; `None` where they are of no concern, as in saved rules.
+    pub timeouts: Option<Timeouts>,
+}
+
 /// Counters and their rates, of a destination, a service or everything.
 #[doc(alias = "ip_vs_stats")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -223,6 +243,35 @@ pub struct DestinationReport {
     pub inactive: u32,
     /// Persistence templates.
     pub persistent: u32,
+}
+
+/// A service with its destinations, as a director reports them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryReport {
+    /// The service.
+    pub service: ServiceReport,
+    /// Its destinations, newest first.
+    pub destinations: Vec<DestinationReport>,
+}
+
+/// A table as a director reports it.
+#[derive(Debug, Clone)]
+pub struct TableReport {
+    /// The services with their destinations, in the director's own order.
+    pub entries: Vec<EntryReport>,
+    /// The timeouts.
+    pub timeouts: Timeouts,
+}
+
+impl TableReport {
+    /// What of it is configured.
+    pub fn configured(&self) -> Table {
+        let entries = self.entries.iter().map(|entry| TableEntry {
+            service: entry.service.service.clone(),
+            destinations: entry.destinations.iter().map(|report| report.destination.clone()).collect(),
+        });
+        Table { entries: entries.collect(), timeouts: Some(self.timeouts) }
+    }
 }
 
 /// The three timeouts that `--set` sets, in seconds.

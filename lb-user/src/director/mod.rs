@@ -5,8 +5,8 @@
 //! order, with an [`Error`] that names the same condition. IPVS counterpart: `ip_vs_ctl.c`.
 
 use crate::table::{
-    ConnectionReport, Destination, DestinationKey, DestinationReport, Info, Service, ServiceKey,
-    ServiceReport, SyncDaemon, SyncRole, Timeouts,
+    ConnectionReport, Destination, DestinationKey, DestinationReport, EntryReport, Info, Service, ServiceKey,
+    ServiceReport, SyncDaemon, SyncRole, TableReport, Timeouts,
 };
 
 /// Why a director did not do what it was asked.
@@ -111,4 +111,14 @@ pub trait Director {
 
     /// The connections and templates, in the director's own order.
     fn connections(&mut self) -> Result<Vec<ConnectionReport>>;
+
+    /// The whole table: services with their destinations, and the timeouts.
+    fn table(&mut self) -> Result<TableReport> {
+        let mut entries = Vec::new();
+        for service in self.services()? {
+            let destinations = self.destinations(&service.service.key)?;
+            entries.push(EntryReport { service, destinations });
+        }
+        Ok(TableReport { entries, timeouts: self.timeouts()? })
+    }
 }

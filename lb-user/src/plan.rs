@@ -1,0 +1,218 @@
+//! The difference between two tables, as the verbs that turn one into the other.
+//!
+//! A plan is minimal, idempotent (after it there is nothing left to plan) and ordered so that a service keeps
+//! a destination all the way, if it has one at both ends. Restore, mirror, follow, diff and dry run are plans.
+//! IPVS has no counterpart: `ipvsadm-restore` clears the table and adds line by line.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::director::{Director, Error};
+use crate::table::{
+    Destination, DestinationKey, Service, ServiceKey, Table, TableEntry, TableReport, Timeouts,
+};
+
+/// One step of a plan; it prints itself as the ipvsadm rule line that does the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Sets the timeouts.
+    SetTimeouts(Timeouts),
+    /// Adds a service.
+    AddService(Service),
+    /// Replaces what is configured of a service.
+    EditService(Service),
+    /// Deletes a service with its destinations.
+    DeleteService(ServiceKey),
+    /// Adds a destination at the head of its service's list.
+    AddDestination(ServiceKey, Destination),
+    /// Replaces what is configured of a destination.
+    EditDestination(ServiceKey, Destination),
+    /// Deletes a destination.
+    DeleteDestination(ServiceKey, DestinationKey),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetTimeouts(Timeouts { tcp, tcp_fin, udp }) => write!(f, "--set {tcp} {tcp_fin} {udp}"),
+            Self::AddService(service) => write!(f, "-A {service}"),
+            Self::EditService(service) => write!(f, "-E {service}"),
+            Self::DeleteService(key) => write!(f, "-D {key}"),
+            Self::AddDestination(key, destination) => write!(f, "-a {key} -r {destination}"),
+            Self::EditDestination(key, destination) => write!(f, "-e {key} -r {destination}"),
+            Self::DeleteDestination(key, destination) => write!(f, "-d {key} -r {destination}"),
+        }
+    }
+}
+
+/// The changes that turn the current table into the wanted one.
+///
+/// The order of destinations counts, since schedulers walk it, and IPVS adds only at the head: a destination
+/// that has to move is deleted and added at once (its connections stay). New services come before old ones go.
+/// Timeouts are compared where both tables have them; a wanted 0 keeps what is.
+pub fn plan(current: &Table, wanted: &Table) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if let (Some(is), Some(to)) = (current.timeouts, wanted.timeouts) {
+        let differs = |is: u32, to: u32| to != 0 && is != to;
+        if differs(is.tcp, to.tcp) || differs(is.tcp_fin, to.tcp_fin) || differs(is.udp, to.udp) {
+            changes.push(Change::SetTimeouts(to));
+        }
+    }
+    let present: HashMap<&ServiceKey, &TableEntry> =
+        current.entries.iter().map(|entry| (&entry.service.key, entry)).collect();
+    for entry in &wanted.entries {
+        match present.get(&entry.service.key) {
+            Some(now) => {
+                if now.service != entry.service {
+                    changes.push(Change::EditService(entry.service.clone()));
+                }
+                plan_destinations(&entry.service.key, &now.destinations, &entry.destinations, &mut changes);
+            }
+            None => {
+                changes.push(Change::AddService(entry.service.clone()));
+                plan_destinations(&entry.service.key, &[], &entry.destinations, &mut changes);
+            }
+        }
+    }
+    let kept: HashSet<&ServiceKey> = wanted.entries.iter().map(|entry| &entry.service.key).collect();
+    let gone = current.entries.iter().map(|entry| entry.service.key).filter(|key| !kept.contains(key));
+    changes.extend(gone.map(Change::DeleteService));
+    changes
+}
+
+/// Plans the destinations of one service: first those that begin to take connections, last those that go.
+fn plan_destinations(
+    service: &ServiceKey,
+    current: &[Destination],
+    wanted: &[Destination],
+    changes: &mut Vec<Change>,
+) {
+    let present: HashMap<DestinationKey, (usize, &Destination)> = current
+        .iter()
+        .enumerate()
+        .map(|(place, destination)| (destination.key, (place, destination)))
+        .collect();
+    let staying = staying(&present, current.len(), wanted);
+    let (newer, older) = wanted.split_at(wanted.len() - staying);
+
+    let edited =
+        older.iter().filter_map(|to| Some((present.get(&to.key)?.1, to))).filter(|(is, to)| is != to);
+    let (starting, others): (Vec<_>, Vec<_>) = edited.partition(|(is, to)| is.weight == 0 && to.weight != 0);
+
+    let edit = |(_, to): (&Destination, &Destination)| Change::EditDestination(*service, to.clone());
+    changes.extend(starting.into_iter().map(edit));
+    for to in newer.iter().rev() {
+        if present.contains_key(&to.key) {
+            changes.push(Change::DeleteDestination(*service, to.key));
+        }
+        changes.push(Change::AddDestination(*service, to.clone()));
+    }
+    changes.extend(others.into_iter().map(edit));
+    let kept: HashSet<DestinationKey> = wanted.iter().map(|destination| destination.key).collect();
+    let gone = current.iter().map(|destination| destination.key).filter(|key| !kept.contains(key));
+    changes.extend(gone.map(|key| Change::DeleteDestination(*service, key)));
+}
+
+/// How many of the oldest wanted destinations can stay where they are: all that stand in the same order now.
+///
+/// Whenever the oldest wanted one is present it stays, so that what is deleted before it is added again is
+/// never the only one.
+fn staying(
+    present: &HashMap<DestinationKey, (usize, &Destination)>,
+    current: usize,
+    wanted: &[Destination],
+) -> usize {
+    let mut bound = current;
+    let in_order = wanted.iter().rev().take_while(|destination| match present.get(&destination.key) {
+        Some(&(place, _)) if place < bound => {
+            bound = place;
+            true
+        }
+        _ => false,
+    });
+    in_order.count()
+}
+
+/// A plan that could not be carried out to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{change}: {error}")]
+pub struct Stopped {
+    /// How many changes were made before.
+    pub done: usize,
+    /// The change that was refused.
+    pub change: Change,
+    /// Why.
+    #[source]
+    pub error: Error,
+}
+
+/// Carries out a plan, in its order, up to the first change that the director refuses.
+pub fn apply(plan: &[Change], director: &mut dyn Director) -> Result<(), Box<Stopped>> {
+    for (done, change) in plan.iter().enumerate() {
+        carry_out(change, director)
+            .map_err(|error| Box::new(Stopped { done, change: change.clone(), error }))?;
+    }
+    Ok(())
+}
+
+fn carry_out(change: &Change, director: &mut dyn Director) -> Result<(), Error> {
+    match change {
+        Change::SetTimeouts(timeouts) => director.set_timeouts(timeouts),
+        Change::AddService(service) => director.add_service(service),
+        Change::EditService(service) => director.edit_service(service),
+        Change::DeleteService(key) => director.delete_service(key),
+        Change::AddDestination(key, destination) => director.add_destination(key, destination),
+        Change::EditDestination(key, destination) => director.edit_destination(key, destination),
+        Change::DeleteDestination(key, destination) => director.delete_destination(key, destination),
+    }
+}
+
+/// Prints a plan, a line a change, each with the number of live connections (not templates) of what it changes.
+pub fn describe(plan: &[Change], current: &TableReport, out: &mut dyn Write) -> io::Result<()> {
+    let live = LiveConnections::of(current);
+    for change in plan {
+        match live.touched_by(change) {
+            0 => writeln!(out, "{change}")?,
+            1 => writeln!(out, "{change} # 1 connection")?,
+            count => writeln!(out, "{change} # {count} connections")?,
+        }
+    }
+    Ok(())
+}
+
+/// The live connections of every service and destination of a table.
+struct LiveConnections {
+    services: HashMap<ServiceKey, u64>,
+    destinations: HashMap<(ServiceKey, DestinationKey), u64>,
+}
+
+impl LiveConnections {
+    fn of(table: &TableReport) -> Self {
+        let mut live = Self { services: HashMap::new(), destinations: HashMap::new() };
+        for entry in &table.entries {
+            let service = entry.service.service.key;
+            for report in &entry.destinations {
+                let count = u64::from(report.active) + u64::from(report.inactive);
+                *live.services.entry(service).or_default() += count;
+                live.destinations.insert((service, report.destination.key), count);
+            }
+        }
+        live
+    }
+
+    fn touched_by(&self, change: &Change) -> u64 {
+        let count = match change {
+            Change::SetTimeouts(_) => return self.services.values().sum(),
+            Change::AddService(service) | Change::EditService(service) => self.services.get(&service.key),
+            Change::DeleteService(key) => self.services.get(key),
+            Change::AddDestination(..) => None,
+            Change::EditDestination(key, destination) => self.destinations.get(&(*key, destination.key)),
+            Change::DeleteDestination(key, destination) => self.destinations.get(&(*key, *destination)),
+        };
+        count.copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
