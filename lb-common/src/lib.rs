@@ -11,6 +11,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod checksum;
 pub mod connection;
 pub mod destination;
 pub mod forward;
