@@ -6,6 +6,9 @@ pub mod state;
 
 use core::fmt;
 
+pub mod tcp;
+pub mod udp;
+
 /// A transport protocol that a virtual service can have.
 #[doc(alias = "ip_vs_protocol")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +51,26 @@ impl Protocol {
             Self::Sctp => "SCTP",
         }
     }
+
+    /// The name of a connection's state as listings print it, from the state's number in this protocol.
+    /// A number that the protocol has not gives `ERR!`.
+    #[doc(alias = "ip_vs_state_name")]
+    pub const fn state_name(self, state: u8) -> &'static str {
+        const UNKNOWN: &str = "ERR!";
+        match self {
+            Self::Tcp => match tcp::State::from_number(state) {
+                Some(state) => state.name(),
+                None => UNKNOWN,
+            },
+            Self::Udp if state == udp::STATE => udp::STATE_NAME,
+            Self::Udp | Self::Sctp => UNKNOWN,
+        }
+    }
+}
+
+/// The state of a persistence template as listings print it: whether a connection under it was established.
+pub const fn template_state_name(assured: bool) -> &'static str {
+    if assured { "ASSURED" } else { "NONE" }
 }
 
 impl fmt::Display for Protocol {
