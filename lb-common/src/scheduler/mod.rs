@@ -1,9 +1,23 @@
 //! The schedulers: which destination gets a new connection.
 //!
+//! Most are a [`Search`] over a service's destinations; `sh`, `dh` and `mh` look into a table that user
+//! space fills when the set changes. A scheduler knows nothing of maps, packets or persistence.
 //! IPVS counterpart: `ip_vs_sched.c` and one `ip_vs_<name>.c` a scheduler.
 
 use core::fmt;
 use core::str::FromStr;
+
+pub mod address;
+pub mod lc;
+pub mod rr;
+mod search;
+pub mod sh;
+#[cfg(test)]
+mod simulation;
+pub mod wlc;
+pub mod wrr;
+
+pub use search::{Candidate, Cursor, MAX_PASSES, Search, run};
 
 /// A scheduler that IPVS has, by its module's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
