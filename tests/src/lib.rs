@@ -1,1 +1,6 @@
-//! The lab that the end-to-end tests run in.
+//! What the tests and the demo stand on.
+//!
+//! [`lab`] has network namespaces with real clients and servers. Tests that need root are in `tests/root`, one
+//! module each, and are built with the feature `root`: `cargo xtask test` turns it on.
+
+pub mod lab;

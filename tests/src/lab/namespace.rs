@@ -1,0 +1,158 @@
+//! A network namespace: made, entered, wired, and removed with all that runs in it.
+//!
+//! Namespaces are named (`ip netns`), so that `xipvs --netns NAME` and whoever debugs can enter them too.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{NAMED, PINS};
+
+/// How long a connection may take to come about and an answer to arrive.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A network namespace; dropping it removes it.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes a namespace with nothing but `lo`.
+    pub(super) fn new(name: String) -> Result<Self> {
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        let namespace = Self { name };
+        namespace.ip(&["link set lo up"])?;
+        Ok(namespace)
+    }
+
+    /// Takes over a namespace that is there, to drop it.
+    pub(super) fn adopt(name: String) -> Self {
+        Self { name }
+    }
+
+    /// Returns the name for `ip netns` and `xipvs --netns`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes a command that will run in this namespace, with an empty standard input.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command (words separated by blanks) and returns its standard output; fails unless it succeeds.
+    pub fn run(&self, words: &str) -> Result<String> {
+        let mut words = words.split_whitespace();
+        let program = words.next().context("no command")?;
+        run(self.command(program).args(words))
+    }
+
+    /// Runs commands of `ip`, one a line, in one process.
+    pub fn ip(&self, lines: &[&str]) -> Result<()> {
+        let mut command = Command::new("ip");
+        command.args(["-netns", &self.name, "-batch", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().context("ip")?;
+        child.stdin.take().context("piped")?.write_all(lines.join("\n").as_bytes())?;
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ip {lines:?} in {}: {}", self.name, said.trim_end());
+        Ok(())
+    }
+
+    /// Writes a setting, by its path below /proc/sys.
+    pub fn sysctl(&self, path: &str, value: &str) -> Result<()> {
+        let file = Path::new("/proc/sys").join(path);
+        self.enter(|| fs::write(&file, value))?
+            .with_context(|| format!("{} in {}", file.display(), self.name))
+    }
+
+    /// Wires `name` here to `peer_name` there, both up.
+    ///
+    /// Transmit offloads are off, because XDP sees neither a checksum that is still to be computed nor a
+    /// packet that is still to be cut; GRO is on, because a veth takes redirected frames only if its peer polls.
+    pub fn veth(&self, name: &str, peer: &Namespace, peer_name: &str) -> Result<()> {
+        self.ip(&[
+            &format!("link add {name} type veth peer name {peer_name} netns {}", peer.name),
+            &format!("link set {name} up"),
+        ])?;
+        peer.ip(&[&format!("link set {peer_name} up")])?;
+        for (namespace, name) in [(self, name), (peer, peer_name)] {
+            namespace.run(&format!("ethtool --offload {name} tx off gro on"))?;
+        }
+        Ok(())
+    }
+
+    /// Calls a function on a thread that is in this namespace. Sockets that it makes stay in it.
+    pub fn enter<T: Send>(&self, function: impl FnOnce() -> T + Send) -> Result<T> {
+        let file = Path::new(NAMED).join(&self.name);
+        let file = File::open(&file).with_context(|| file.display().to_string())?;
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| -> Result<T> {
+                setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", self.name))?;
+                Ok(function())
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Opens a TCP connection from here.
+    pub fn connect(&self, to: SocketAddrV4) -> Result<TcpStream> {
+        let stream = self
+            .enter(|| TcpStream::connect_timeout(&to.into(), PATIENCE))?
+            .with_context(|| format!("connecting from {} to {to}", self.name))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// Listens for TCP connections here.
+    pub fn listen(&self, on: SocketAddrV4) -> Result<TcpListener> {
+        self.enter(|| TcpListener::bind(on))?.with_context(|| format!("listening on {on} in {}", self.name))
+    }
+
+    /// Opens a UDP socket here.
+    pub fn bind(&self, on: SocketAddrV4) -> Result<UdpSocket> {
+        let socket =
+            self.enter(|| UdpSocket::bind(on))?.with_context(|| format!("binding {on} in {}", self.name))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    }
+
+    /// Returns where xipvs pins what belongs to this namespace.
+    pub(super) fn pins(&self) -> PathBuf {
+        Path::new(PINS).join(&self.name)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Processes that were started here and outlived their starter; a namespace with one of them would live on.
+        let pids = run(Command::new("ip").args(["netns", "pids", &self.name])).unwrap_or_default();
+        for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if let Err(error) = run(Command::new("ip").args(["netns", "delete", &self.name])) {
+            eprintln!("{error:#}");
+        }
+        let _ = fs::remove_dir_all(self.pins());
+    }
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {} {}", output.status, said.trim_end());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,149 @@
+//! Servers that say who they are and whom they see, and the clients that ask them.
+//!
+//! A TCP server greets every connection with one line, `NAME CLIENT:PORT`, and then sends back what it gets until the
+//! client has finished. A UDP server answers every datagram with that line and the datagram.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Server;
+use super::namespace::Namespace;
+
+/// How often a server looks whether it is to end, in milliseconds.
+const TICK: u16 = 50;
+
+/// What a server said.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The server's name.
+    pub server: String,
+    /// Where the server saw the request come from.
+    pub client: SocketAddrV4,
+}
+
+/// A running server; dropping it ends it.
+///
+/// Connections that are open then stay open until their client closes them.
+#[derive(Debug)]
+pub struct Listener {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Starts a TCP server on all addresses of a real server, the virtual one included.
+    pub fn tcp(server: &Server, port: u16) -> Result<Self> {
+        let listener = server.namespace.listen(any(port))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::start(server, move |name| accept(&listener, name)))
+    }
+
+    /// Starts a UDP server on one address of a real server (its own for NAT, the virtual one for direct routing).
+    ///
+    /// One that is bound to all addresses would not know which one it was asked at, and answer from another.
+    pub fn udp(server: &Server, on: SocketAddrV4) -> Result<Self> {
+        let socket = server.namespace.bind(on)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self::start(server, move |name| answer(&socket, name)))
+    }
+
+    fn start(server: &Server, mut serve: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let (end, name) = (Arc::clone(&ends), server.name.clone());
+        let thread = thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                if let Err(error) = serve(&name) {
+                    eprintln!("{name}: {error}");
+                }
+            }
+        });
+        Self { ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Opens a connection, reads the greeting, and closes.
+pub fn ask_tcp(from: &Namespace, to: SocketAddrV4) -> Result<Answer> {
+    greeting(&from.connect(to)?)
+}
+
+/// Reads the greeting from a connection just opened, and not a byte more.
+pub fn greeting(mut stream: &TcpStream) -> Result<Answer> {
+    let mut line = Vec::new();
+    let mut reader = BufReader::with_capacity(1, &mut stream);
+    reader.read_until(b'\n', &mut line)?;
+    parse(&String::from_utf8(line)?)
+}
+
+/// Sends one datagram from a socket and waits for the answer to it.
+pub fn ask_udp(from: &UdpSocket, to: SocketAddrV4) -> Result<Answer> {
+    from.send_to(b"who", to)?;
+    let mut buffer = [0; 1500];
+    let (length, sender) = from.recv_from(&mut buffer).with_context(|| format!("no answer from {to}"))?;
+    anyhow::ensure!(sender == to.into(), "asked {to}, answered by {sender}");
+    let text = std::str::from_utf8(&buffer[..length])?;
+    parse(text.strip_suffix("who").context("the datagram did not come back")?)
+}
+
+fn parse(line: &str) -> Result<Answer> {
+    let (server, client) =
+        line.trim_end().split_once(' ').with_context(|| format!("greeted with {line:?}"))?;
+    Ok(Answer { server: server.to_owned(), client: client.parse()? })
+}
+
+fn any(port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)
+}
+
+/// Accepts what comes within a tick.
+fn accept(listener: &TcpListener, name: &str) -> io::Result<()> {
+    if !is_ready(listener)? {
+        return Ok(());
+    }
+    let (stream, client) = listener.accept()?;
+    let name = name.to_owned();
+    // A client that goes away in the middle is the test's business, not the server's.
+    thread::spawn(move || drop(serve(stream, &format!("{name} {client}\n"))));
+    Ok(())
+}
+
+fn serve(stream: TcpStream, greeting: &str) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    let (mut reader, mut writer) = (&stream, &stream);
+    io::Write::write_all(&mut writer, greeting.as_bytes())?;
+    io::copy(&mut reader, &mut writer)?;
+    Ok(())
+}
+
+/// Answers what comes within a tick.
+fn answer(socket: &UdpSocket, name: &str) -> io::Result<()> {
+    if !is_ready(socket)? {
+        return Ok(());
+    }
+    let mut buffer = [0; 65536];
+    let (length, client) = socket.recv_from(&mut buffer)?;
+    let mut answer = format!("{name} {client}\n").into_bytes();
+    answer.extend_from_slice(&buffer[..length]);
+    socket.send_to(&answer, client)?;
+    Ok(())
+}
+
+fn is_ready(socket: &impl AsFd) -> io::Result<bool> {
+    let mut set = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut set, PollTimeout::from(TICK))? > 0)
+}

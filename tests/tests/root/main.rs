@@ -1,0 +1,5 @@
+//! Tests that need root: one module each, one binary, run by `cargo xtask test`.
+//!
+//! Alone: `cargo test -p tests --features root --test root`.
+
+mod lab;
