@@ -4,6 +4,8 @@
 //! Checks that ipvsadm makes are made above; what the kernel refuses, a director refuses, in the same
 //! order, with an [`Error`] that names the same condition. IPVS counterpart: `ip_vs_ctl.c`.
 
+pub mod kernel;
+
 use crate::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, EntryReport, Info, Service, ServiceKey,
     ServiceReport, SyncDaemon, SyncRole, TableReport, Timeouts,
