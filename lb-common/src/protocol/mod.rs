@@ -6,6 +6,7 @@ pub mod state;
 
 use core::fmt;
 
+pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
@@ -63,7 +64,41 @@ impl Protocol {
                 None => UNKNOWN,
             },
             Self::Udp if state == udp::STATE => udp::STATE_NAME,
-            Self::Udp | Self::Sctp => UNKNOWN,
+            Self::Udp => UNKNOWN,
+            Self::Sctp => match sctp::State::from_number(state) {
+                Some(state) => state.name(),
+                None => UNKNOWN,
+            },
+        }
+    }
+}
+
+/// The way of a packet, as far as the state tables tell ways apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client, where the director sees the answers too.
+    #[doc(alias = "IP_VS_DIR_INPUT")]
+    In,
+    /// From the server.
+    #[doc(alias = "IP_VS_DIR_OUTPUT")]
+    Out,
+    /// From the client, where no answer was ever seen (direct routing, tunnels).
+    #[doc(alias = "IP_VS_DIR_INPUT_ONLY")]
+    InputOnly,
+}
+
+impl Direction {
+    /// The direction of a packet that came from the server or not; `no_output` says that nothing has
+    /// come from it so far, which is not asked of a NAT connection.
+    #[inline(always)]
+    pub const fn of(from_server: bool, no_output: bool) -> Self {
+        if from_server {
+            Self::Out
+        } else if no_output {
+            Self::InputOnly
+        } else {
+            Self::In
         }
     }
 }
@@ -76,5 +111,28 @@ pub const fn template_state_name(assured: bool) -> &'static str {
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_has_a_name_by_protocol() {
+        assert_eq!(Protocol::Tcp.state_name(3), "SYN_RECV");
+        assert_eq!(Protocol::Udp.state_name(0), "UDP");
+        assert_eq!(Protocol::Sctp.state_name(3), "C-SENT");
+        assert_eq!(Protocol::Tcp.state_name(11), "ERR!");
+        assert_eq!(Protocol::Udp.state_name(1), "ERR!");
+        assert_eq!(Protocol::Sctp.state_name(14), "ERR!");
+    }
+
+    #[test]
+    fn directions() {
+        assert_eq!(Direction::of(true, true), Direction::Out);
+        assert_eq!(Direction::of(true, false), Direction::Out);
+        assert_eq!(Direction::of(false, true), Direction::InputOnly);
+        assert_eq!(Direction::of(false, false), Direction::In);
     }
 }

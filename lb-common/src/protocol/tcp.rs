@@ -4,6 +4,8 @@
 //! there are three tables by [`Direction`]; `secure_tcp` changes a few cells. Sequence numbers are
 //! none of its business. IPVS counterpart: `ip_vs_proto_tcp.c`.
 
+pub use super::Direction;
+
 /// A TCP connection's state, numbered as in IPVS's sync messages.
 #[doc(alias = "IP_VS_TCP_S_NONE")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -53,21 +55,6 @@ pub enum Event {
     None,
 }
 
-/// The way of a packet, as far as the state tables tell ways apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Direction {
-    /// From the client, where the director sees the answers too.
-    #[doc(alias = "IP_VS_DIR_INPUT")]
-    In,
-    /// From the server.
-    #[doc(alias = "IP_VS_DIR_OUTPUT")]
-    Out,
-    /// From the client, where no answer was ever seen (direct routing, tunnels).
-    #[doc(alias = "IP_VS_DIR_INPUT_ONLY")]
-    InputOnly,
-}
-
 /// Timeouts that an operator can set, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
@@ -103,21 +90,6 @@ impl Event {
             Self::Ack
         } else {
             Self::None
-        }
-    }
-}
-
-impl Direction {
-    /// The direction of a packet that came from the server or not; `no_output` says that nothing has
-    /// come from it so far, which is not asked of a NAT connection.
-    #[inline(always)]
-    pub const fn of(from_server: bool, no_output: bool) -> Self {
-        if from_server {
-            Self::Out
-        } else if no_output {
-            Self::InputOnly
-        } else {
-            Self::In
         }
     }
 }
@@ -483,13 +455,5 @@ mod tests {
         assert_eq!(State::Established.timeout(&timeouts), 7);
         assert_eq!(State::FinWait.timeout(&timeouts), 5);
         assert_eq!(State::TimeWait.timeout(&timeouts), 120);
-    }
-
-    #[test]
-    fn directions() {
-        assert_eq!(Direction::of(true, true), Out);
-        assert_eq!(Direction::of(true, false), Out);
-        assert_eq!(Direction::of(false, true), InputOnly);
-        assert_eq!(Direction::of(false, false), In);
     }
 }
