@@ -8,12 +8,20 @@ use core::fmt;
 use core::str::FromStr;
 
 pub mod address;
+pub mod dh;
+pub mod fo;
 pub mod lc;
+pub mod mh;
+pub mod nq;
+pub mod overload;
+pub mod ovf;
 pub mod rr;
 mod search;
+pub mod sed;
 pub mod sh;
 #[cfg(test)]
 mod simulation;
+pub mod twos;
 pub mod wlc;
 pub mod wrr;
 

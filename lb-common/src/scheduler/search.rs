@@ -177,6 +177,32 @@ impl Champion {
     }
 }
 
+/// The heaviest candidate so far, for the searches that go by weight alone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heaviest {
+    position: Option<u32>,
+    weight: u32,
+}
+
+impl Heaviest {
+    /// Nobody yet.
+    pub(super) const NONE: Self = Self { position: None, weight: 0 };
+
+    /// Takes the candidate if it weighs more than the one so far. A tie keeps that, the newer destination.
+    #[inline(always)]
+    pub(super) fn challenge(&mut self, position: u32, weight: u32) {
+        if weight > self.weight {
+            *self = Self { position: Some(position), weight };
+        }
+    }
+
+    /// Its position.
+    #[inline(always)]
+    pub(super) const fn position(&self) -> Option<u32> {
+        self.position
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -62,7 +62,7 @@ impl Ladder {
 }
 
 /// Greatest common divisor, where 0 is divided by everything.
-const fn gcd(mut a: u32, mut b: u32) -> u32 {
+pub(super) const fn gcd(mut a: u32, mut b: u32) -> u32 {
     while b != 0 {
         (a, b) = (b, a % b);
     }
