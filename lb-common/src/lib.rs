@@ -21,4 +21,5 @@ pub mod reason;
 pub mod scheduler;
 pub mod service;
 pub mod settings;
+pub mod stats;
 pub mod tuple;
