@@ -5,6 +5,8 @@
 //! order, with an [`Error`] that names the same condition. IPVS counterpart: `ip_vs_ctl.c`.
 
 pub mod kernel;
+pub mod memory;
+mod newest;
 
 use crate::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, EntryReport, Info, Service, ServiceKey,
@@ -45,7 +47,7 @@ pub enum Error {
     #[error("Permission denied (you must be root)")]
     PermissionDenied,
     /// Any other error number of the kernel, with the C library's text.
-    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    #[error("{}", errno_text(*.0))]
     Errno(i32),
     /// The director knows what was asked and cannot do it; the text names it.
     #[error("{0}")]
@@ -53,6 +55,15 @@ pub enum Error {
     /// The director itself cannot be reached or set up.
     #[error("{0}")]
     Unavailable(String),
+}
+
+/// The C library's text for an error number.
+pub(crate) fn errno_text(number: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(number).to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].into(),
+        None => text,
+    }
 }
 
 /// A director's answer.
