@@ -1,8 +1,9 @@
 //! The library below the `xipvs` command.
 //!
-//! Outermost first: `cli` turns what was typed into a command; [`table`] has the words for services and
+//! Outermost first: [`cli`] turns what was typed into a command; [`table`] has the words for services and
 //! destinations; [`director`] carries them out, on the XDP maps, on native kernel IPVS or in memory.
 
+pub mod cli;
 pub mod director;
 pub mod object;
 pub mod plan;

@@ -1,0 +1,98 @@
+//! What a command line means: a command that cannot hold an illegal combination.
+//!
+//! Made by `check` from what was typed, carried out by `execute`.
+
+use crate::table::{Destination, DestinationKey, Service, ServiceKey, SyncDaemon, SyncRole, Timeouts};
+
+/// A command, complete and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Add a service.
+    AddService(Service),
+    /// Replace all settings of a service.
+    EditService(Service),
+    /// Delete a service.
+    DeleteService(ServiceKey),
+    /// Delete every service.
+    Clear,
+    /// List.
+    List(Listing),
+    /// Add a destination to a service.
+    AddDestination(ServiceKey, Destination),
+    /// Replace all settings of a destination.
+    EditDestination(ServiceKey, Destination),
+    /// Delete a destination.
+    DeleteDestination(ServiceKey, DestinationKey),
+    /// Set the timeouts.
+    SetTimeouts(Timeouts),
+    /// Start a sync daemon.
+    StartDaemon(SyncDaemon),
+    /// Stop the sync daemon of a role.
+    StopDaemon(SyncRole),
+    /// Carry out the command lines on standard input.
+    Restore,
+    /// Print the table as command lines.
+    Save {
+        /// Addresses and ports as numbers.
+        numeric: bool,
+    },
+    /// Zero the counters of one service, or all.
+    Zero(Option<ServiceKey>),
+    /// Print the help text.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// What to list, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listing {
+    /// What to list.
+    pub subject: Subject,
+    /// Addresses and ports as numbers.
+    pub numeric: bool,
+    /// As JSON instead of a table.
+    pub json: bool,
+}
+
+/// What a listing is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Services and their destinations.
+    Services {
+        /// One service only.
+        only: Option<ServiceKey>,
+        /// The columns.
+        format: Format,
+        /// Sorted, not in the director's order.
+        sorted: bool,
+        /// Numbers in full.
+        exact: bool,
+    },
+    /// Connections.
+    Connections {
+        /// With persistence engines' data.
+        engine_data: bool,
+    },
+    /// The timeouts.
+    Timeouts,
+    /// The sync daemons.
+    Daemons,
+}
+
+/// The columns of a listing of services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Forwarding method, weight, connections.
+    Plain,
+    /// Counters.
+    Stats,
+    /// Rates.
+    Rate,
+    /// Thresholds.
+    Thresholds,
+    /// Weight and persistence templates.
+    PersistentConn,
+    /// The plain columns and the tunnel.
+    TunnelInfo,
+}

@@ -1,0 +1,158 @@
+//! What goes to standard error, and the exit status that goes with it.
+//!
+//! The only place that turns a director's [`Error`] into ipvsadm's words. Statuses: 2 for a faulty command
+//! line, 255 for a refused change and for syntax errors, 1 for a refused listing.
+
+use std::io::{self, Write};
+
+use super::options::{CommandKind, Slot};
+use crate::director::{Error, errno_text};
+
+/// Why a command line was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Complaint {
+    /// The first option is no command: the line that points to the help, status 255.
+    Try,
+    /// A syntax error after the command, status 255; restoring goes on.
+    Syntax(Vec<u8>),
+    /// Any other fault of the command line, status 2.
+    Usage(Vec<u8>),
+    /// The director refused a change, status 255; restoring goes on.
+    Refused(Vec<u8>),
+    /// The director refused a listing, status 1.
+    Unlisted(Vec<u8>),
+}
+
+impl Complaint {
+    /// A fault of the command line in fixed words.
+    pub fn usage(text: impl Into<Vec<u8>>) -> Self {
+        Self::Usage(text.into())
+    }
+
+    /// A fault of the command line that quotes a word: `text` is "before `" or the like, and "'" is added.
+    pub fn quoting(before: &str, word: &[u8], after: &str) -> Self {
+        Self::Usage([before.as_bytes(), word, after.as_bytes()].concat())
+    }
+
+    /// An option that does not go with the command.
+    pub fn illegal(slot: Slot, with: &str, kind: &str) -> Self {
+        Self::usage(format!("Illegal '{}' option with the '{with}' {kind}", slot.name()))
+    }
+
+    /// An option that is missing.
+    pub fn missing(slot: Slot, with: &str, kind: &str) -> Self {
+        Self::usage(format!("You need to supply the '{}' option for the '{with}' {kind}", slot.name()))
+    }
+
+    /// Two options that exclude each other, the second found against the first.
+    pub fn conflict(second: Slot, first: Slot, with: &str, kind: &str) -> Self {
+        Self::usage(format!(
+            "The option '{}' conflicts with the '{}' option in the '{with}' {kind}",
+            second.name(),
+            first.name()
+        ))
+    }
+
+    /// The exit status.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Try | Self::Syntax(_) | Self::Refused(_) => 255,
+            Self::Usage(_) => 2,
+            Self::Unlisted(_) => 1,
+        }
+    }
+
+    /// Whether it ends a whole restore, not only its line.
+    pub fn ends_restore(&self) -> bool {
+        !matches!(self, Self::Syntax(_) | Self::Refused(_))
+    }
+
+    /// Writes it; `program` is the name that the program was called by.
+    pub fn write(&self, program: &[u8], to: &mut dyn Write) -> io::Result<()> {
+        let mut line = match self {
+            Self::Try => {
+                [b"Try `", program, b" -h' or '", program, b" --help' for more information."].concat()
+            }
+            Self::Syntax(text) | Self::Usage(text) | Self::Refused(text) | Self::Unlisted(text) => {
+                text.clone()
+            }
+        };
+        line.push(b'\n');
+        to.write_all(&line)
+    }
+}
+
+/// The complaint for a director's refusal of a command.
+pub fn refusal(command: CommandKind, error: &Error) -> Complaint {
+    let text = words(command, error).into_bytes();
+    match command {
+        CommandKind::List | CommandKind::Save => Complaint::Unlisted(text),
+        _ => Complaint::Refused(text),
+    }
+}
+
+/// What is printed when the director cannot be reached at all.
+pub fn cannot_start(error: &Error) -> String {
+    let reason = words(CommandKind::Help, error);
+    match error {
+        Error::Unavailable(_) | Error::Unsupported(_) => format!("Can't initialize ipvs: {reason}\n"),
+        _ => format!(
+            "Can't initialize ipvs: {reason}\n\
+             Are you sure that IP Virtual Server is built in the kernel or as module?\n"
+        ),
+    }
+}
+
+fn words(command: CommandKind, error: &Error) -> String {
+    use CommandKind as C;
+    let on_destination = matches!(command, C::AddDestination | C::EditDestination | C::DeleteDestination);
+    match error {
+        Error::NoSuchService if on_destination => "Service not defined".into(),
+        Error::Errno(number) => match (command, *number) {
+            (C::AddService, libc::EEXIST) => Error::ServiceExists.to_string(),
+            (C::AddService | C::EditService, libc::ENOENT) => Error::UnknownScheduler.to_string(),
+            (C::EditService | C::DeleteService | C::Zero | C::List, libc::ESRCH) => {
+                Error::NoSuchService.to_string()
+            }
+            (_, libc::ESRCH) if on_destination => "Service not defined".into(),
+            (C::AddDestination, libc::EEXIST) => Error::DestinationExists.to_string(),
+            (C::EditDestination | C::DeleteDestination, libc::ENOENT) => Error::NoSuchDestination.to_string(),
+            (C::StartDaemon, libc::EEXIST) => Error::DaemonRuns.to_string(),
+            (C::StopDaemon, libc::ESRCH) => Error::NoDaemon.to_string(),
+            (_, libc::EPERM) => Error::PermissionDenied.to_string(),
+            (_, libc::EINVAL) => Error::Invalid.to_string(),
+            (_, libc::ENOPROTOOPT) => "Protocol not available".into(),
+            (_, libc::ENOMEM) => "Memory allocation problem".into(),
+            (_, libc::EOPNOTSUPP) => "Operation not supported with IPv6".into(),
+            (_, libc::EAFNOSUPPORT) => "Operation not supported with specified address family".into(),
+            (_, libc::EMSGSIZE) => "Module is wrong version".into(),
+            (_, number) => errno_text(number),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_condition_is_worded_by_its_operation() {
+        use CommandKind as C;
+        for (command, error, text) in [
+            (C::AddDestination, Error::NoSuchService, "Service not defined"),
+            (C::DeleteService, Error::NoSuchService, "No such service"),
+            (C::AddService, Error::Errno(libc::EEXIST), "Service already exists"),
+            (C::AddDestination, Error::Errno(libc::EEXIST), "Destination already exists"),
+            (C::StartDaemon, Error::Errno(libc::EEXIST), "Daemon has already run"),
+            (C::StopDaemon, Error::Errno(libc::ESRCH), "No daemon is running"),
+            (C::StartDaemon, Error::Errno(libc::ENODEV), "No such device"),
+            (C::Clear, Error::Errno(libc::EPERM), "Permission denied (you must be root)"),
+            (C::AddService, Error::Unsupported("no SCTP".into()), "no SCTP"),
+        ] {
+            assert_eq!(refusal(command, &error), Complaint::Refused(text.into()));
+        }
+        let listed = refusal(C::List, &Error::NoSuchService);
+        assert_eq!((listed.status(), listed.ends_restore()), (1, true));
+    }
+}

@@ -1,0 +1,179 @@
+//! ipvsadm's command line, word for word, on any [`Director`].
+//!
+//! [`run`] is the program: `words` takes the command line apart, `parse` reads what was typed, `check`
+//! makes a [`command::Command`] of it, `execute` carries that out. All output goes to the streams given;
+//! the answer is the exit status. IPVS counterpart: the ipvsadm program, version 1.31.
+
+mod address;
+mod check;
+pub mod command;
+mod connections;
+mod execute;
+pub mod help;
+mod json;
+mod list;
+mod message;
+pub mod names;
+mod numbers;
+pub mod options;
+mod parse;
+mod restore;
+mod save;
+mod sort;
+mod values;
+mod words;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use command::{Command, Listing, Subject};
+use execute::Failure;
+use message::Complaint;
+use names::Names;
+
+use crate::director::Director;
+
+/// The exit status of what could not be printed.
+const OUTPUT_FAILED: u8 = 1;
+/// The exit status when the director cannot be reached.
+const NOT_STARTED: u8 = 2;
+
+/// The streams of a process.
+pub struct Streams<'a> {
+    /// Where `-R` reads.
+    pub stdin: &'a mut dyn BufRead,
+    /// Where listings go.
+    pub stdout: &'a mut dyn Write,
+    /// Where complaints go.
+    pub stderr: &'a mut dyn Write,
+}
+
+/// Which program a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tool {
+    /// `xipvs`: ipvsadm's command line and what it lacks.
+    Xipvs,
+    /// `ipvsadm`.
+    Ipvsadm,
+    /// `ipvsadm-save`.
+    Save,
+    /// `ipvsadm-restore`.
+    Restore,
+}
+
+impl Tool {
+    /// The tool that a program's name asks for: its last part counts.
+    pub fn of(program: &OsStr) -> Self {
+        match Path::new(program).file_name().map(OsStrExt::as_bytes) {
+            Some(b"ipvsadm") => Self::Ipvsadm,
+            Some(b"ipvsadm-save") => Self::Save,
+            Some(b"ipvsadm-restore") => Self::Restore,
+            _ => Self::Xipvs,
+        }
+    }
+}
+
+/// Runs a command line, with the program's name as its first word, and returns the exit status.
+///
+/// Called as `ipvsadm-save` or `ipvsadm-restore` it is that program.
+pub fn run(
+    arguments: &[OsString],
+    streams: &mut Streams<'_>,
+    director: &mut dyn Director,
+    names: &dyn Names,
+) -> u8 {
+    let (program, arguments) = match arguments.split_first() {
+        Some((program, arguments)) => (program.as_os_str(), arguments),
+        None => (OsStr::new("ipvsadm"), arguments),
+    };
+    let words: Vec<&[u8]> = arguments.iter().map(|word| word.as_bytes()).collect();
+    let tool = Tool::of(program);
+    let mut session =
+        Session { program: program.as_bytes(), with_added: tool == Tool::Xipvs, director, names };
+    match tool {
+        Tool::Xipvs | Tool::Ipvsadm => session.run(&words, streams),
+        Tool::Save => restore::save_script(&mut session, &words, streams),
+        Tool::Restore => restore::restore_script(&mut session, streams),
+    }
+}
+
+/// How a command line ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Outcome {
+    /// The exit status.
+    status: u8,
+    /// Whether a restore must not go on after it.
+    ends: bool,
+}
+
+impl Outcome {
+    const DONE: Self = Self { status: 0, ends: false };
+    const LEAVE: Self = Self { status: 0, ends: true };
+}
+
+/// What all command lines of a run share.
+struct Session<'a> {
+    program: &'a [u8],
+    with_added: bool,
+    director: &'a mut dyn Director,
+    names: &'a dyn Names,
+}
+
+impl Session<'_> {
+    /// Starts up as the program does, then runs one command line.
+    fn run(&mut self, words: &[&[u8]], streams: &mut Streams<'_>) -> u8 {
+        if let Err(error) = self.director.info() {
+            let _ = streams.stderr.write_all(message::cannot_start(&error).as_bytes());
+            return NOT_STARTED;
+        }
+        match self.read(words, false) {
+            Ok(Command::Restore) => {
+                let Streams { stdin, stdout, stderr } = streams;
+                restore::restore(self, *stdin, *stdout, *stderr)
+            }
+            Ok(command) => self.carry_out(&command, streams.stdout, streams.stderr).status,
+            Err(complaint) => self.complain(&complaint, streams.stderr).status,
+        }
+    }
+
+    /// Reads a command line; no words at all are a listing.
+    fn read(&self, words: &[&[u8]], inside_restore: bool) -> Result<Command, Complaint> {
+        if words.is_empty() {
+            let subject =
+                Subject::Services { only: None, format: command::Format::Plain, sorted: true, exact: false };
+            return Ok(Command::List(Listing { subject, numeric: false, json: false }));
+        }
+        check::check(&parse::parse(words, self.names, inside_restore, self.with_added)?)
+    }
+
+    /// Carries out a command other than a restore.
+    fn carry_out(&mut self, command: &Command, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Outcome {
+        let done = match command {
+            Command::List(listing) => execute::list(listing, self.director, self.names, stdout),
+            Command::Save { numeric } => execute::save(*numeric, self.director, self.names, stdout),
+            Command::Help => help::write(stdout, self.program, self.with_added).map_err(Failure::Output),
+            Command::Version => help::write_version(stdout, self.with_added).map_err(Failure::Output),
+            change => execute::change(change, self.director).map_err(Failure::Complaint),
+        };
+        match done {
+            Ok(()) if matches!(command, Command::Help | Command::Version) => Outcome::LEAVE,
+            Ok(()) => Outcome::DONE,
+            Err(Failure::Complaint(complaint)) => self.complain(&complaint, stderr),
+            Err(Failure::Output(error)) => {
+                // A reader that has gone away knows.
+                if error.kind() != ErrorKind::BrokenPipe {
+                    let _ = writeln!(stderr, "cannot write to standard output: {error}");
+                }
+                Outcome { status: OUTPUT_FAILED, ends: true }
+            }
+        }
+    }
+
+    fn complain(&self, complaint: &Complaint, stderr: &mut dyn Write) -> Outcome {
+        // There is nowhere left to say that standard error cannot be written.
+        let _ = complaint.write(self.program, stderr);
+        Outcome { status: complaint.status(), ends: complaint.ends_restore() }
+    }
+}
