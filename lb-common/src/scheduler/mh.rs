@@ -46,6 +46,23 @@ pub const fn probe(bucket: u32, offset: u32, address_key: u32, port: u16, size: 
     remainder(hash(offset, address_key, port, KEY_OFFSET), size)
 }
 
+/// The destination of a client, by the position that its entry holds: the host's driver.
+pub fn pick(
+    table: &[u32],
+    address_key: u32,
+    port: u16,
+    fallback: bool,
+    usable: impl Fn(u32) -> bool,
+) -> Option<u32> {
+    let size = table.len() as u32;
+    let own = bucket(address_key, port, size);
+    let probes = if fallback { size } else { 0 };
+    core::iter::once(own)
+        .chain((0..probes).map(|offset| probe(own, offset, address_key, port, size)))
+        .map_while(|bucket| table.get(bucket as usize).copied().filter(|position| *position != EMPTY))
+        .find(|position| usable(*position))
+}
+
 /// A destination's order of the table's entries, and how many it takes at a time.
 #[doc(alias = "ip_vs_mh_dest_setup")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,6 +297,18 @@ mod tests {
         let moved =
             before.iter().zip(&after).filter(|(before, after)| **before != 2 && before != after).count();
         assert!(moved < DEFAULT_SIZE as usize / 10, "{moved} entries moved");
+    }
+
+    #[test]
+    fn pick_goes_by_the_table() {
+        let client = key_v4([10, 0, 0, 2]);
+        let table = table(&[([10, 1, 3, 2], 1), ([10, 1, 2, 2], 1)]);
+        let own = table[bucket(client, 0, DEFAULT_SIZE) as usize];
+        assert_eq!(pick(&table, client, 0, false, |_| true), Some(own));
+        assert_eq!(pick(&table, client, 0, false, |position| position != own), None);
+        assert_eq!(pick(&table, client, 0, true, |position| position != own), Some(1 - own));
+        assert_eq!(pick(&table, client, 0, true, |_| false), None);
+        assert_eq!(pick(&[], client, 0, true, |_| true), None);
     }
 
     #[test]
