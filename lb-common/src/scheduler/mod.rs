@@ -10,6 +10,8 @@ use core::str::FromStr;
 pub mod address;
 pub mod dh;
 pub mod fo;
+pub mod lblc;
+pub mod lblcr;
 pub mod lc;
 pub mod mh;
 pub mod nq;
