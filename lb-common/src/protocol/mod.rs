@@ -2,11 +2,10 @@
 //!
 //! IPVS counterpart: `ip_vs_proto.c` and the `ip_vs_proto_*.c` files.
 
-pub mod state;
-
 use core::fmt;
 
 pub mod sctp;
+pub mod state;
 pub mod tcp;
 pub mod udp;
 
@@ -53,7 +52,8 @@ impl Protocol {
         }
     }
 
-    /// The name of a connection's state as listings print it, from the state's number in this protocol.
+    /// The name of a connection's state as listings print it, from the state's number in this protocol
+    /// (that of sync messages; [`state`] has one numbering for all).
     /// A number that the protocol has not gives `ERR!`.
     #[doc(alias = "ip_vs_state_name")]
     pub const fn state_name(self, state: u8) -> &'static str {
