@@ -76,34 +76,45 @@ impl fmt::Display for Service {
 impl fmt::Display for Destination {
     /// The key and its options: `198.51.100.1:80 -g -w 1`, thresholds only if there are any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let method = match self.method {
-            ForwardingMethod::Masquerade => "-m",
-            ForwardingMethod::Tunnel => "-i",
-            // The other two are set by IPVS itself; an operator reaches them with direct routing.
-            ForwardingMethod::DirectRoute | ForwardingMethod::LocalNode | ForwardingMethod::Bypass => "-g",
-        };
-        write!(f, "{} {method} -w {}", self.key, self.weight)?;
+        write!(f, "{} {} -w {}", self.key, method_option(self.method), self.weight)?;
         if self.upper_threshold != 0 {
             write!(f, " -x {}", self.upper_threshold)?;
         }
         if self.lower_threshold != 0 {
             write!(f, " -y {}", self.lower_threshold)?;
         }
-        if self.method == ForwardingMethod::Tunnel {
-            write!(f, " --tun-type {}", self.tunnel.kind.name())?;
-            if self.tunnel.kind == TunnelType::Gue {
-                write!(f, " --tun-port {}", self.tunnel.port)?;
-            }
-            if self.tunnel.kind != TunnelType::Ipip {
-                f.write_str(match self.tunnel.checksum {
-                    TunnelChecksum::None => " --tun-nocsum",
-                    TunnelChecksum::Full => " --tun-csum",
-                    TunnelChecksum::Remote => " --tun-remcsum",
-                })?;
-            }
-        }
-        Ok(())
+        write_tunnel(f, self)
     }
+}
+
+/// The option of a forwarding method.
+pub fn method_option(method: ForwardingMethod) -> &'static str {
+    match method {
+        ForwardingMethod::Masquerade => "-m",
+        ForwardingMethod::Tunnel => "-i",
+        // The other two are set by IPVS itself; an operator reaches them with direct routing.
+        ForwardingMethod::DirectRoute | ForwardingMethod::LocalNode | ForwardingMethod::Bypass => "-g",
+    }
+}
+
+/// Writes a tunnel destination's options, each after a blank; nothing for another method.
+pub fn write_tunnel(f: &mut dyn fmt::Write, destination: &Destination) -> fmt::Result {
+    if destination.method != ForwardingMethod::Tunnel {
+        return Ok(());
+    }
+    let tunnel = &destination.tunnel;
+    write!(f, " --tun-type {}", tunnel.kind.name())?;
+    if tunnel.kind == TunnelType::Gue {
+        write!(f, " --tun-port {}", tunnel.port)?;
+    }
+    if tunnel.kind != TunnelType::Ipip {
+        f.write_str(match tunnel.checksum {
+            TunnelChecksum::None => " --tun-nocsum",
+            TunnelChecksum::Full => " --tun-csum",
+            TunnelChecksum::Remote => " --tun-remcsum",
+        })?;
+    }
+    Ok(())
 }
 
 /// What `-b` calls the three scheduler flags of this scheduler.

@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::net::IpAddr;
 
 use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::protocol::Protocol;
@@ -226,10 +225,7 @@ fn write_settings(out: &mut String, service: &Service) {
     if flags & service_flags::PERSISTENT != 0 {
         let _ = write!(out, " persistent {}", service.timeout);
         if service.netmask != Netmask::full(service.key.family()) {
-            let _ = match service.netmask {
-                Netmask::V4(mask) => write!(out, " mask {}", IpAddr::from(mask.to_be_bytes())),
-                Netmask::V6(length) => write!(out, " mask {length}"),
-            };
+            let _ = write!(out, " mask {}", service.netmask);
         }
         if let Some(engine) = &service.engine {
             out.push_str(" pe ");

@@ -3,15 +3,14 @@
 //! Thresholds, timeouts, daemons and counters are not among them, as with ipvsadm.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
-use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::protocol::Protocol;
 
 use super::address;
 use super::list::port_protocol;
 use super::names::Names;
 use super::values::write_scheduler_flags;
+use crate::rule;
 use crate::table::{Destination, Family, Netmask, Service, ServiceKey, service_flags};
 
 /// Appends the line that adds a service.
@@ -25,10 +24,7 @@ pub fn write_service(out: &mut String, service: &Service, names: Option<&dyn Nam
     if flags & service_flags::PERSISTENT != 0 {
         let _ = write!(out, " -p {}", service.timeout);
         if service.netmask != Netmask::full(service.key.family()) {
-            let _ = match service.netmask {
-                Netmask::V4(mask) => write!(out, " -M {}", IpAddr::from(mask.to_be_bytes())),
-                Netmask::V6(length) => write!(out, " -M {length}"),
-            };
+            let _ = write!(out, " -M {}", service.netmask);
         }
     }
     if let Some(engine) = &service.engine {
@@ -53,28 +49,9 @@ pub fn write_destination(
     write_key(out, service, names);
     out.push_str(" -r ");
     address::write(out, destination.key.address, destination.key.port, port_protocol(service), names);
-    let method = match destination.method {
-        ForwardingMethod::Masquerade => "-m",
-        ForwardingMethod::Tunnel => "-i",
-        // The kernel itself makes local and bypassing ones of what was asked for as direct routing.
-        ForwardingMethod::DirectRoute | ForwardingMethod::LocalNode | ForwardingMethod::Bypass => "-g",
-    };
     // Writing to a String cannot fail.
-    let _ = write!(out, " {method} -w {}", destination.weight);
-    if destination.method == ForwardingMethod::Tunnel {
-        let tunnel = &destination.tunnel;
-        let _ = write!(out, " --tun-type {}", tunnel.kind.name());
-        if tunnel.kind == TunnelType::Gue {
-            let _ = write!(out, " --tun-port {}", tunnel.port);
-        }
-        if tunnel.kind != TunnelType::Ipip {
-            out.push_str(match tunnel.checksum {
-                TunnelChecksum::None => " --tun-nocsum",
-                TunnelChecksum::Full => " --tun-csum",
-                TunnelChecksum::Remote => " --tun-remcsum",
-            });
-        }
-    }
+    let _ = write!(out, " {} -w {}", rule::method_option(destination.method), destination.weight);
+    let _ = rule::write_tunnel(out, destination);
     out.push('\n');
 }
 

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use lb_common::forward::TunnelType;
 
 use super::message::Complaint;
+use crate::rule;
 use crate::table::service_flags::{SCHEDULER_1, SCHEDULER_2, SCHEDULER_3};
 
 /// A decimal number in a range.
@@ -91,16 +92,20 @@ pub fn tunnel_type(text: &[u8]) -> Option<TunnelType> {
         .find(|kind| kind.name().as_bytes() == text)
 }
 
-/// Every name of a scheduler flag: the scheduler that it belongs to, if any, the name, the bit.
-pub const SCHEDULER_FLAGS: [(Option<&str>, &str, u32); 7] = [
-    (None, "flag-1", SCHEDULER_1),
-    (None, "flag-2", SCHEDULER_2),
-    (None, "flag-3", SCHEDULER_3),
-    (Some("sh"), "sh-fallback", SCHEDULER_1),
-    (Some("sh"), "sh-port", SCHEDULER_2),
-    (Some("mh"), "mh-fallback", SCHEDULER_1),
-    (Some("mh"), "mh-port", SCHEDULER_2),
-];
+/// The schedulers that have names of their own for flags.
+const FLAG_OWNERS: [&str; 2] = ["sh", "mh"];
+
+/// The bits of the scheduler flags, first to third.
+const FLAG_BITS: [u32; 3] = [SCHEDULER_1, SCHEDULER_2, SCHEDULER_3];
+
+/// What a flag's name stands for: its bit, and the scheduler that it belongs to, if it is one's own.
+fn scheduler_flag(name: &[u8]) -> Option<(u32, Option<&'static str>)> {
+    std::iter::once(None).chain(FLAG_OWNERS.map(Some)).find_map(|owner| {
+        let names = rule::scheduler_flag_names(owner.unwrap_or_default());
+        let index = names.iter().position(|known| known.as_bytes() == name)?;
+        Some((FLAG_BITS[index], owner))
+    })
+}
 
 /// The flags of a `-b` list, as bits.
 pub fn scheduler_flags(list: &[u8], scheduler: &str) -> Result<u32, Complaint> {
@@ -108,13 +113,12 @@ pub fn scheduler_flags(list: &[u8], scheduler: &str) -> Result<u32, Complaint> {
     let list = &list[..list.len().min(127)];
     let mut bits = 0;
     for item in list.split(|&byte| byte == b',').filter(|item| !item.is_empty()) {
-        let found = SCHEDULER_FLAGS.iter().find(|(_, name, _)| name.as_bytes() == item);
-        match found {
+        match scheduler_flag(item) {
             None => return Err(Complaint::quoting("invalid scheduler flag `", item, "'")),
-            Some((Some(owner), _, _)) if *owner != scheduler => {
+            Some((_, Some(owner))) if owner != scheduler => {
                 return Err(Complaint::quoting("incompatible scheduler flag `", item, "'"));
             }
-            Some((_, _, bit)) => bits |= bit,
+            Some((bit, _)) => bits |= bit,
         }
     }
     Ok(bits)
@@ -123,11 +127,13 @@ pub fn scheduler_flags(list: &[u8], scheduler: &str) -> Result<u32, Complaint> {
 /// The names of the flags that are set, as listings and `-b` write them: a scheduler's own where it has
 /// some, and then no others, so that flag-3 has no name with sh and mh.
 pub fn scheduler_flag_names(bits: u32, scheduler: &str) -> impl Iterator<Item = &'static str> {
-    let owner = SCHEDULER_FLAGS.iter().map(|row| row.0).find(|owner| *owner == Some(scheduler)).flatten();
-    SCHEDULER_FLAGS
-        .iter()
-        .filter(move |(of, _, bit)| *of == owner && bits & bit != 0)
-        .map(|(_, name, _)| *name)
+    let named = if FLAG_OWNERS.contains(&scheduler) { 2 } else { 3 };
+    FLAG_BITS
+        .into_iter()
+        .zip(rule::scheduler_flag_names(scheduler))
+        .take(named)
+        .filter(move |(bit, _)| bits & bit != 0)
+        .map(|(_, name)| name)
 }
 
 /// Appends the names of the flags that are set, joined by commas, between `before` and `after`; nothing if
