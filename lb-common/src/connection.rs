@@ -8,6 +8,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::protocol::tcp::{self, Direction, Event};
+use crate::protocol::{Protocol, state};
 use crate::tuple::Tuple;
 
 /// Entries in a set.
@@ -30,7 +32,7 @@ pub const DISPLACED: u8 = 0x04;
 
 /// One direction of a connection: a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Entry {
     /// [`Tuple::addresses`].
     pub addresses: u64,
@@ -62,10 +64,8 @@ pub struct Entry {
     pub reserved: u8,
     /// Interface towards the next hop; 0 while it is not known.
     pub interface: u32,
-    /// The next hop's link address.
-    pub to_link: [u8; 6],
-    /// The interface's link address.
-    pub from_link: [u8; 6],
+    /// The next hop's link address and the interface's: the first twelve bytes of the frame, loaded natively.
+    pub link: [u32; 3],
     /// Tick until which the next hop is good.
     pub hop_until: u32,
     /// Largest IPv4 packet that the next hop takes, in bytes.
@@ -179,6 +179,55 @@ pub const fn is_stale(deadline: u32, now: u32, timeout: u32, ticks_per_second: u
     (now.wrapping_add(timeout).wrapping_sub(deadline) as i32).unsigned_abs() > quantum
 }
 
+/// What a packet makes of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    /// The new state.
+    pub state: u8,
+    /// The new flags.
+    pub flags: u8,
+    /// What the destination's active connections change by: -1, 0 or 1.
+    pub active_change: i32,
+}
+
+/// Runs the state machine of a connection's protocol for a packet.
+///
+/// `tcp_flags` is the flag byte of a TCP segment, `out` says that the packet came from the destination. A
+/// connection begins in state 0 with [`INACTIVE`] set, and with [`NO_OUTPUT`] unless it is a NAT connection.
+#[doc(alias = "set_tcp_state")]
+#[inline(always)]
+pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> Advance {
+    let no_output = flags & NO_OUTPUT != 0 && !out;
+    let (new_state, active) = if protocol == Protocol::Tcp.number() {
+        let old = tcp::State::from_number(state).unwrap_or(tcp::State::None);
+        let new = tcp::transition(Direction::of(out, no_output), Event::of(tcp_flags), old, false);
+        (new as u8, new.is_active())
+    } else {
+        (state::UDP, false)
+    };
+    let was_active = flags & INACTIVE == 0;
+    let kept = flags & !(INACTIVE | NO_OUTPUT);
+    Advance {
+        state: new_state,
+        flags: kept | if active { 0 } else { INACTIVE } | if no_output { NO_OUTPUT } else { 0 },
+        active_change: i32::from(active) - i32::from(was_active),
+    }
+}
+
+/// Whether a packet leaves state and flags of a connection as they are: the steady state, in which only the
+/// deadline may have to move.
+#[inline(always)]
+pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> bool {
+    const FIN_SYN_RST_ACK: u8 = 0x17;
+    const ACK: u8 = 0x10;
+    let settled = if protocol == Protocol::Tcp.number() {
+        state == tcp::State::Established as u8 && tcp_flags & FIN_SYN_RST_ACK == ACK
+    } else {
+        state == state::UDP
+    };
+    settled && !(out && flags & NO_OUTPUT != 0)
+}
+
 /// Whether a packet that opens a connection (a SYN) takes the place of a connection in this state.
 ///
 /// `mode` is the sysctl `conn_reuse_mode`. A closed connection gives way in any mode but 0; one that waits for
@@ -196,6 +245,8 @@ pub const fn gives_way(state: u8, flags: u8, mode: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros;
+
     use super::*;
 
     #[test]
@@ -225,6 +276,82 @@ mod tests {
         assert!(!is_stale(1250, 1031, 250, 250) && is_stale(1250, 1032, 250, 250));
         // `--set` has shortened the timeout: the next packet brings the deadline forward.
         assert!(is_stale(deadline, 1001, 250, 250));
+    }
+
+    #[test]
+    fn a_nat_connection_is_counted_active_while_it_is() {
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        const FIN_ACK: u8 = 0x11;
+        let mut now = Advance { state: 0, flags: INACTIVE, active_change: 0 };
+        let mut active = 0;
+        let steps =
+            [(SYN, false, 3), (SYN | ACK, true, 3), (ACK, false, 1), (FIN_ACK, true, 4), (FIN_ACK, false, 5)];
+        for (tcp_flags, out, state) in steps {
+            now = advance(6, now.state, now.flags, tcp_flags, out);
+            active += now.active_change;
+            assert_eq!(now.state, state);
+            assert_eq!(active, i32::from(now.flags & INACTIVE == 0));
+        }
+        assert_eq!(active, 0);
+    }
+
+    #[test]
+    fn a_udp_connection_is_never_active() {
+        let now = advance(17, 0, INACTIVE | NO_OUTPUT | DISPLACED, 0, false);
+        assert_eq!(
+            now,
+            Advance { state: state::UDP, flags: INACTIVE | NO_OUTPUT | DISPLACED, active_change: 0 }
+        );
+        assert_eq!(advance(17, now.state, now.flags, 0, true).flags, INACTIVE | DISPLACED);
+    }
+
+    #[test]
+    fn a_steady_packet_changes_nothing() {
+        for protocol in [6, 17] {
+            for state in 0..=state::UDP {
+                for flags in 0..8 {
+                    // Only what the state machine itself can have left behind.
+                    let active = tcp::State::from_number(state).is_some_and(tcp::State::is_active);
+                    if active == (flags & INACTIVE != 0) {
+                        continue;
+                    }
+                    for tcp_flags in 0..=63 {
+                        for out in [false, true] {
+                            let after = advance(protocol, state, flags, tcp_flags, out);
+                            let same = Advance { state, flags, active_change: 0 };
+                            if is_steady(protocol, state, flags, tcp_flags, out) {
+                                assert_eq!(after, same, "{protocol} {state} {flags} {tcp_flags} {out}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn twins_tell_each_other() {
+        use core::net::Ipv4Addr;
+        let (client, vip, rip) = (
+            (Ipv4Addr::new(1, 2, 3, 4), 5),
+            (Ipv4Addr::new(6, 7, 8, 9), 80),
+            (Ipv4Addr::new(10, 1, 1, 2), 8080),
+        );
+        let raw = |(address, port): (Ipv4Addr, u16)| (u32::from_ne_bytes(address.octets()), port.to_be());
+        let entry = |tuple: Tuple, role, (address, port)| Entry {
+            addresses: tuple.addresses,
+            ports: tuple.ports,
+            protocol: tuple.protocol,
+            role,
+            address,
+            port,
+            ..Entry::new_zeroed()
+        };
+        let client_side = entry(Tuple::new(6, client, vip), CLIENT_SIDE, raw(rip));
+        let server_side = entry(Tuple::new(6, rip, client), SERVER_SIDE, raw(vip));
+        assert_eq!(client_side.twin(), server_side.tuple());
+        assert_eq!(server_side.twin(), client_side.tuple());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use crate::checksum::Delta;
+
 /// A forwarding method, numbered as in IPVS's interface.
 #[doc(alias = "IP_VS_CONN_F_FWD_MASK")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,4 +113,114 @@ pub enum TunnelChecksum {
     Full = 1,
     /// Remote checksum offload (`--tun-remcsum`), GUE only.
     Remote = 2,
+}
+
+/// Bytes of a TCP header that translation touches: up to its checksum.
+pub const TCP_PART: usize = 18;
+
+/// What one hop fewer adds to the checksum of an IPv4 header.
+#[inline(always)]
+fn hop_delta() -> Delta {
+    // The time to live is the upper half of a word; which of its values it has does not matter.
+    Delta::NONE.replace([1, 0], [0, 0])
+}
+
+/// Which end of a packet a translation replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The source: answers of a destination.
+    Source,
+    /// The destination: packets of a client.
+    Destination,
+}
+
+/// Takes one from the time to live of an IPv4 header and mends the checksum. The time to live is not 0.
+#[doc(alias = "decrement_ttl")]
+#[inline(always)]
+pub fn take_hop(header: &mut [u8; 20]) {
+    header[8] = header[8].wrapping_sub(1);
+    let checksum = hop_delta().apply([header[10], header[11]]);
+    header[10] = checksum[0];
+    header[11] = checksum[1];
+}
+
+/// Replaces an address of an IPv4 header; `delta` is what the new address makes of the checksum.
+#[inline(always)]
+pub fn translate_network(header: &mut [u8; 20], end: End, address: [u8; 4], delta: Delta) {
+    let at = if end == End::Source { 12 } else { 16 };
+    header[at] = address[0];
+    header[at + 1] = address[1];
+    header[at + 2] = address[2];
+    header[at + 3] = address[3];
+    let checksum = delta.apply([header[10], header[11]]);
+    header[10] = checksum[0];
+    header[11] = checksum[1];
+}
+
+/// Replaces a port of a TCP header; `delta` is what the new address and port make of the checksum.
+#[doc(alias = "tcp_dnat_handler")]
+#[inline(always)]
+pub fn translate_tcp(header: &mut [u8; TCP_PART], end: End, port: [u8; 2], delta: Delta) {
+    let at = if end == End::Source { 0 } else { 2 };
+    header[at] = port[0];
+    header[at + 1] = port[1];
+    let checksum = delta.apply([header[16], header[17]]);
+    header[16] = checksum[0];
+    header[17] = checksum[1];
+}
+
+/// Replaces a port of a UDP header; a checksum that is absent stays absent.
+#[doc(alias = "udp_dnat_handler")]
+#[inline(always)]
+pub fn translate_udp(header: &mut [u8; 8], end: End, port: [u8; 2], delta: Delta) {
+    let at = if end == End::Source { 0 } else { 2 };
+    header[at] = port[0];
+    header[at + 1] = port[1];
+    let checksum = delta.apply_udp([header[6], header[7]]);
+    header[6] = checksum[0];
+    header[7] = checksum[1];
+}
+
+/// What a translation from one address and port to another makes of the checksums: of the IPv4 header, and of
+/// the transport header, whose pseudo-header has the address too. All bytes in network order.
+#[inline(always)]
+pub fn translation(from: ([u8; 4], [u8; 2]), to: ([u8; 4], [u8; 2])) -> (Delta, Delta) {
+    let network = Delta::NONE.replace(from.0, to.0);
+    (network, network.replace(from.1, to.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::checksum::Sum;
+
+    proptest! {
+        #[test]
+        fn hops_and_translations_keep_the_header_checksum_right(
+            bytes: [u8; 20], address: [u8; 4], source: bool
+        ) {
+            let mut header = bytes;
+            header[8] = header[8].max(1);
+            (header[10], header[11]) = (0, 0);
+            let checksum = Sum::ZERO.with(&header).finish();
+            (header[10], header[11]) = (checksum[0], checksum[1]);
+            let (end, at) = if source { (End::Source, 12) } else { (End::Destination, 16) };
+            let before = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+            let (delta, _) = translation((before, [0, 0]), (address, [0, 0]));
+            translate_network(&mut header, end, address, Delta::unpack(delta.pack()));
+            take_hop(&mut header);
+            prop_assert_eq!(Sum::ZERO.with(&header).finish(), [0, 0]);
+            prop_assert_eq!(&header[at..at + 4], &address);
+        }
+    }
+
+    #[test]
+    fn an_absent_udp_checksum_stays_absent() {
+        let (_, delta) = translation(([10, 0, 0, 1], [0, 80]), ([10, 0, 0, 2], [31, 144]));
+        let mut header = [0x9c, 0x40, 0, 80, 0, 8, 0, 0];
+        translate_udp(&mut header, End::Destination, [31, 144], delta);
+        assert_eq!(header, [0x9c, 0x40, 31, 144, 0, 8, 0, 0]);
+    }
 }

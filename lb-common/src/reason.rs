@@ -91,8 +91,10 @@ reasons! {
     TableFull = 18, "table-full", Drop;
     /// Forwarding is switched off on the interface that the packet came in on.
     ForwardingDisabled = 19, "forwarding-disabled", Drop;
+    /// The next hop is behind a VLAN inside a VLAN, which no header is built for.
+    NestedVlan = 20, "nested-vlan", Drop;
     /// The director is being reconfigured or out of memory: a map that must be there is not.
-    Internal = 20, "internal", Drop;
+    Internal = 21, "internal", Drop;
 }
 
 /// Room for reason counters in the maps; more than there are reasons, so that a new one moves nothing.

@@ -61,3 +61,25 @@ impl Settings {
         ((hash as usize >> 6) & (ADDRESS_BITS / 64 - 1), 1 << (hash & 63))
     }
 }
+
+/// Slots of the program array: what the packet program goes on in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Program {
+    /// `xipvs_slow`: any packet.
+    Slow = 0,
+    /// `xipvs_open`: a packet that a service takes and no connection has.
+    Open = 1,
+}
+
+/// A VLAN interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Vlan {
+    /// Index of the interface that carries it; 0 if that is itself a VLAN interface.
+    pub parent: u32,
+    /// VLAN identifier in network order, loaded natively.
+    pub tag: u16,
+    /// Always 0.
+    pub reserved: u16,
+}

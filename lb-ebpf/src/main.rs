@@ -1,5 +1,89 @@
-//! The XDP program.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+//! The XDP program: fetch, decide with `lb-common`, store.
+//!
+//! One entry for packets, and two programs that it goes on in when a packet is not its flow's usual one; below
+//! them every path returns `Result<Verdict, Reason>`, and the one match that turns that into what the kernel wants
+//! is here. Two more entries are run by user space through
+//! `BPF_PROG_TEST_RUN`: they start the sweep, and sweep at once before a listing.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics, asm_experimental_arch))]
+#![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "`machine` is the only door to them"))]
+#![cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "the host only lints this crate"))]
+#![allow(missing_docs, reason = "the entry macro makes items that it does not document")]
+
+mod balance;
+mod clock;
+mod connection;
+mod forward;
+mod machine;
+mod maps;
+mod open;
+mod packet;
+mod scheduler;
+mod service;
+mod sweep;
+
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use lb_common::reason::{Fate, Reason};
+
+use crate::forward::Verdict;
+
+/// Balances a packet in its flow's steady state; leaves any other to [`xipvs_slow`].
+#[xdp]
+pub fn xipvs(context: XdpContext) -> u32 {
+    act(&context, balance::steady(&context))
+}
+
+/// Balances a packet of a known flow, whatever it does to it; leaves the making of connections to [`xipvs_open`].
+#[xdp]
+pub fn xipvs_slow(context: XdpContext) -> u32 {
+    act(&context, balance::any(&context))
+}
+
+/// Makes a connection and sends its first packet on.
+#[xdp]
+pub fn xipvs_open(context: XdpContext) -> u32 {
+    act(&context, open::open(&context))
+}
+
+/// Does with a packet what was decided.
+#[inline(always)]
+fn act(context: &XdpContext, outcome: Result<Verdict, Reason>) -> u32 {
+    let reason = match outcome {
+        Ok(Verdict::Transmit) => return XDP_TX,
+        Ok(Verdict::Redirect(interface)) => return forward::redirect(interface),
+        Ok(Verdict::GoOn(program)) => {
+            maps::go_on(context, program);
+            // Still here, so that the program is not where it must be.
+            Reason::Internal
+        }
+        Err(reason) => reason,
+    };
+    maps::count(reason);
+    match reason.fate() {
+        Fate::Pass => XDP_PASS,
+        Fate::Drop => XDP_DROP,
+    }
+}
+
+/// Starts the sweep, which from then on starts itself again.
+#[xdp]
+pub fn xipvs_start(_context: XdpContext) -> u32 {
+    if sweep::start() { XDP_PASS } else { XDP_ABORTED }
+}
+
+/// Sweeps the whole table and notes the time, so that what user space reads next is exact.
+#[xdp]
+pub fn xipvs_sweep(_context: XdpContext) -> u32 {
+    if sweep::all() { XDP_PASS } else { XDP_ABORTED }
+}
+
+/// The licence, which the kernel wants to know before it lends its helpers.
+#[cfg(target_arch = "bpf")]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// There is nothing to run on a host; the crate builds for it so that lints see the code.
 #[cfg(not(target_arch = "bpf"))]

@@ -49,7 +49,8 @@ pub fn cargo(verb: &str) -> Result<Command> {
     cargo
         .args([verb, "--package", "lb-ebpf", "-Z", "build-std=core", "--target", TARGET, "--target-dir"])
         .arg(command::target().join("bpf"))
+        // Packet bytes are read by the word at any address, as the machine can.
         // The BTF that --btf keeps comes from the debug information; without it no timers and no spin locks.
-        .env("RUSTFLAGS", format!("-C debuginfo=2 -C link-arg=--btf -C linker={}", linker.display()));
+        .env("RUSTFLAGS", format!("-C debuginfo=2 -C target-feature=+allows-misaligned-mem-access -C link-arg=--btf -C linker={}", linker.display()));
     Ok(cargo)
 }

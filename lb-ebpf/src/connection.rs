@@ -1,0 +1,419 @@
+//! The connection table: find, insert, advance, remove.
+//!
+//! Lookups take no lock: an entry says by its sequence number whether a copy of it is whole. Changes are made
+//! under the lock of the one set they touch; no lock is held while another is taken.
+//!
+//! The functions with exported names are what BPF calls global: the verifier checks each once, for any arguments,
+//! and not again for every way that leads to a call. Therefore they take and return plain numbers.
+
+use lb_common::connection::{
+    self, ALTERNATES, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, SERVER_SIDE, WAYS,
+};
+use lb_common::tuple::Tuple;
+
+use crate::machine::opaque;
+use crate::maps::{DestinationRef, SetRef, SettingsRef, scratch, settings};
+
+/// An entry that was found: where it lies.
+#[derive(Clone, Copy)]
+pub struct Found {
+    set: SetRef,
+    slot: usize,
+}
+
+impl Found {
+    /// The tick at which it dies.
+    #[inline(always)]
+    pub fn deadline(self) -> u32 {
+        self.set.deadline(self.slot)
+    }
+
+    /// A whole copy of the entry, if it is that of `tuple` and nobody is writing it.
+    #[inline(always)]
+    pub fn try_read(self, tuple: &Tuple) -> Option<Entry> {
+        let entry = self.set.entry(self.slot);
+        let before = entry.sequence();
+        let copy = entry.copy();
+        (before & 1 == 0
+            && entry.sequence() == before
+            && copy.addresses == tuple.addresses
+            && copy.ports == tuple.ports
+            && copy.protocol == tuple.protocol)
+            .then_some(copy)
+    }
+
+    /// Copies the entry whole to another place; whether it is still that of `tuple`.
+    #[inline(always)]
+    pub fn read_to(self, place: &mut Entry, tuple: &Tuple) -> bool {
+        self.set.locked(|| self.set.entry(self.slot).copy_to(place));
+        place.tuple() == *tuple
+    }
+
+    /// A whole copy of the entry, if it is still that of `tuple`.
+    #[inline(always)]
+    pub fn read(self, tuple: &Tuple) -> Option<Entry> {
+        // Under the lock, as another CPU may be writing.
+        let entry = self.set.entry(self.slot);
+        let copy = self.set.locked(|| entry.copy());
+        (copy.addresses == tuple.addresses && copy.ports == tuple.ports && copy.protocol == tuple.protocol)
+            .then_some(copy)
+    }
+
+    /// Whether the slot still holds `tuple`; under the lock.
+    #[inline(always)]
+    fn holds(self, tuple: &Tuple) -> bool {
+        self.set.tag(self.slot) != 0
+            && self.set.entry(self.slot).has(tuple.addresses, tuple.ports, tuple.protocol)
+    }
+}
+
+/// The slot of a set that has this tag.
+///
+/// Written without a branch: tags of a set differ, so that at most one comparison contributes, and the
+/// verifier sees one unknown slot instead of seven known ones to follow separately.
+#[inline(always)]
+fn slot_of(set: SetRef, tag: u32) -> Option<usize> {
+    let mut position = 0u64;
+    for slot in 0..WAYS {
+        let here = slot as u64 + 1;
+        position |= equal(set.tag(slot), tag) & here;
+    }
+    slot_at(position)
+}
+
+/// The last slot of a set that is free, found without a branch too.
+#[inline(always)]
+fn free_slot(set: SetRef) -> Option<usize> {
+    let mut position = 0u64;
+    for slot in 0..WAYS {
+        let here = slot as u64 + 1;
+        let free = equal(set.tag(slot), 0);
+        position = position & !free | here & free;
+    }
+    slot_at(position)
+}
+
+/// All ones if two numbers are equal, else 0. The compiler would see through it and branch.
+#[inline(always)]
+fn equal(one: u32, other: u32) -> u64 {
+    (opaque(u64::from(one ^ other)).wrapping_sub(1) as i64 >> 63) as u64
+}
+
+/// The slot of a position that counts from 1, where 0 is none.
+#[inline(always)]
+fn slot_at(position: u64) -> Option<usize> {
+    let position = (position & 7) as usize;
+    if position == 0 { None } else { Some(position - 1) }
+}
+
+/// Finds a flow's entry if it is at home: what the steady state needs, and nothing that calls a function.
+#[inline(always)]
+pub fn find_at_home(home: Home) -> Option<Found> {
+    let set = SetRef::at(home.set)?;
+    Some(Found { set, slot: slot_of(set, home.tag)? })
+}
+
+/// Where a flow's entry has its home.
+#[inline(always)]
+pub fn home(tuple: &Tuple, settings: SettingsRef) -> Home {
+    Home::of(tuple.hash(settings.seed()), settings.set_mask())
+}
+
+/// Finds a flow's entry, dead or alive.
+#[inline(always)]
+pub fn find(tuple: &Tuple, home: Home) -> Option<Found> {
+    let set = SetRef::at(home.set)?;
+    if let Some(slot) = slot_of(set, home.tag)
+        && set.entry(slot).has(tuple.addresses, tuple.ports, tuple.protocol)
+    {
+        return Some(Found { set, slot });
+    }
+    if set.displaced() == 0 {
+        return None;
+    }
+    let location =
+        connection_find_displaced(tuple.addresses, tuple.ports, tuple.protocol.into(), home.tag, home.set);
+    if location == NOWHERE {
+        return None;
+    }
+    let slot = (location & 7) as usize;
+    if slot >= WAYS {
+        return None;
+    }
+    Some(Found { set: SetRef::at((location >> 3) as u32)?, slot })
+}
+
+const NOWHERE: u64 = u64::MAX;
+
+/// Finds an entry that lies outside its full home set: set and slot as one number, or [`NOWHERE`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_find_displaced(
+    addresses: u64,
+    ports: u32,
+    protocol: u32,
+    tag: u32,
+    home: u32,
+) -> u64 {
+    let Ok(settings) = settings() else { return NOWHERE };
+    let home = Home { tag, set: home };
+    for step in 1..=ALTERNATES {
+        let number = home.alternate(step, settings.set_mask());
+        let Some(set) = SetRef::at(number) else { return NOWHERE };
+        if let Some(slot) = slot_of(set, tag)
+            && set.entry(slot).has(addresses, ports, protocol as u8)
+        {
+            return u64::from(number) << 3 | slot as u64;
+        }
+    }
+    NOWHERE
+}
+
+/// How an insertion ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// The entry is in the table.
+    Stored,
+    /// Another CPU was faster with the same flow.
+    Exists,
+    /// The home set and all its alternates are full.
+    Full,
+}
+
+const PUT_STORED: u32 = 0;
+const PUT_EXISTS: u32 = 1;
+const PUT_FULL: u32 = 2;
+
+/// Puts the scratch entry of a side into one set.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_put(number: u32, tag: u32, deadline: u32, side: u32) -> u32 {
+    let Ok(scratch) = scratch() else { return PUT_FULL };
+    let entry = if side == u32::from(CLIENT_SIDE) { &scratch.client_side } else { &scratch.server_side };
+    let Some(set) = SetRef::at(number) else { return PUT_FULL };
+    set.locked(|| {
+        let free = match slot_of(set, tag) {
+            None => free_slot(set),
+            Some(same) if !set.entry(same).has(entry.addresses, entry.ports, entry.protocol) => None,
+            Some(_) if entry.role == CLIENT_SIDE => return PUT_EXISTS,
+            // Two connections whose answers look alike: the newest wins, as in IPVS.
+            same => same,
+        };
+        let Some(free) = free else { return PUT_FULL };
+        set.entry(free).store(entry);
+        set.set_deadline(free, deadline);
+        set.set_tag(free, tag);
+        PUT_STORED
+    })
+}
+
+/// Puts a scratch entry into the table: into its home set, or into an alternate when that is full.
+#[inline(always)]
+pub fn insert(entry: &mut Entry, settings: SettingsRef, deadline: u32) -> Inserted {
+    let home = home(&entry.tuple(), settings);
+    let side = entry.role.into();
+    match connection_put(home.set, home.tag, deadline, side) {
+        PUT_STORED => return Inserted::Stored,
+        PUT_EXISTS => return Inserted::Exists,
+        _ => {}
+    }
+    let Some(set) = SetRef::at(home.set) else { return Inserted::Full };
+    entry.flags |= DISPLACED;
+    // Counted before it is stored, so that whoever could find it looks for it.
+    set.add_displaced(1);
+    for step in 1..=ALTERNATES {
+        let number = home.alternate(step, settings.set_mask());
+        if connection_put(number, home.tag, deadline, side) == PUT_STORED {
+            return Inserted::Stored;
+        }
+    }
+    set.add_displaced(-1);
+    Inserted::Full
+}
+
+/// Takes an entry out of the table, if it is still there, and gives it back.
+#[inline(always)]
+fn take(tuple: &Tuple, settings: SettingsRef) -> Option<Entry> {
+    let home = home(tuple, settings);
+    let found = find(tuple, home)?;
+    let entry = found.set.locked(|| {
+        if !found.holds(tuple) {
+            return None;
+        }
+        found.set.set_tag(found.slot, 0);
+        Some(found.set.entry(found.slot).copy())
+    })?;
+    if entry.flags & DISPLACED != 0 {
+        SetRef::at(home.set)?.add_displaced(-1);
+    }
+    Some(entry)
+}
+
+/// Removes a connection by its client side: both entries, and what the destination counts of it.
+#[inline(always)]
+pub fn remove(tuple: &Tuple) {
+    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into());
+}
+
+/// [`remove`], once for all.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_remove(addresses: u64, ports: u32, protocol: u32) -> u32 {
+    let tuple = Tuple { addresses, ports, protocol: protocol as u8 };
+    let Ok(settings) = settings() else { return 0 };
+    let Some(entry) = take(&tuple, settings) else { return 0 };
+    leave_destination(&entry);
+    if entry.has_twin() {
+        remove_twin(&entry.twin(), &tuple, settings);
+    }
+    1
+}
+
+/// Takes back a client side that no destination has counted yet.
+#[inline(never)]
+pub fn abandon(tuple: &Tuple) -> u32 {
+    let Ok(settings) = settings() else { return 0 };
+    u32::from(take(tuple, settings).is_some())
+}
+
+/// Removes the server side of a connection, unless it belongs to another one by now.
+#[inline(always)]
+fn remove_twin(twin: &Tuple, of: &Tuple, settings: SettingsRef) {
+    if let Some(found) = find(twin, home(twin, settings))
+        && let Some(entry) = found.read(twin)
+        && entry.role == SERVER_SIDE
+        && entry.twin() == *of
+    {
+        take(twin, settings);
+    }
+}
+
+/// Counts a new connection at its destination.
+#[inline(always)]
+pub fn join_destination(entry: &Entry) {
+    if let Some(destination) = DestinationRef::at(entry.destination) {
+        let total = destination.add_total(1).wrapping_add(1);
+        if entry.flags & INACTIVE == 0 {
+            destination.add_active(1);
+        }
+        if destination.thresholds().overloaded_after_bind(total, false) {
+            destination.set_overloaded(true);
+        }
+    }
+}
+
+/// Takes a connection that has ended off its destination's counts.
+#[inline(always)]
+fn leave_destination(entry: &Entry) {
+    if let Some(destination) = DestinationRef::at(entry.destination) {
+        let total = destination.add_total(-1).wrapping_sub(1);
+        if entry.flags & INACTIVE == 0 {
+            destination.add_active(-1);
+        }
+        if !destination.thresholds().overloaded_after_unbind(total, true) {
+            destination.set_overloaded(false);
+        }
+    }
+}
+
+/// Runs a connection's state machine for a packet and moves its deadline: on the client side, which decides,
+/// and then on the server side, which follows.
+#[inline(always)]
+pub fn advance(tuple: &Tuple, tcp_flags: u8, out: bool, now: u32) {
+    let event = u32::from(tcp_flags) | u32::from(out) << 8;
+    connection_advance(tuple.addresses, tuple.ports, tuple.protocol.into(), event, now);
+}
+
+/// [`advance`], once for all. `event` has the TCP flags, and in bit 8 whether the packet came from a destination.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, event: u32, now: u32) -> u32 {
+    let tuple = &Tuple { addresses, ports, protocol: protocol as u8 };
+    let Ok(settings) = settings() else { return 0 };
+    let Some(found) = find(tuple, home(tuple, settings)) else { return 0 };
+    let changed = found.set.locked(|| {
+        if !found.holds(tuple) {
+            return None;
+        }
+        let place = found.set.entry(found.slot);
+        let entry = place.copy();
+        let next =
+            connection::advance(entry.protocol, entry.state, entry.flags, event as u8, event & 0x100 != 0);
+        place.set_state(next.state, next.flags);
+        found.set.set_deadline(found.slot, now.wrapping_add(settings.timeout(next.state)));
+        Some((entry, next))
+    });
+    let Some((entry, next)) = changed else { return 0 };
+    if next.active_change != 0
+        && let Some(destination) = DestinationRef::at(entry.destination)
+    {
+        destination.add_active(next.active_change);
+    }
+    if entry.has_twin() {
+        follow(&entry.twin(), next.state, now.wrapping_add(settings.timeout(next.state)), settings);
+    }
+    1
+}
+
+/// Brings the server side's copy of state and deadline up to date.
+#[inline(always)]
+fn follow(twin: &Tuple, state: u8, deadline: u32, settings: SettingsRef) {
+    let Some(found) = find(twin, home(twin, settings)) else { return };
+    found.set.locked(|| {
+        if found.holds(twin) {
+            let place = found.set.entry(found.slot);
+            place.set_state(state, place.copy().flags);
+            found.set.set_deadline(found.slot, deadline);
+        }
+    });
+}
+
+/// Stores the next hop of a flow.
+#[inline(always)]
+pub fn remember_hop(found: Found, entry: &Entry) {
+    let tuple = entry.tuple();
+    found.set.locked(|| {
+        if found.holds(&tuple) {
+            let place = found.set.entry(found.slot);
+            let now = place.copy();
+            // State and flags may have moved on since the copy was made.
+            place.store(&Entry { state: now.state, flags: now.flags, ..*entry });
+        }
+    });
+}
+
+/// Deletes what is dead in one set; called by the sweep.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_sweep_set(number: u32, now: u32) -> u32 {
+    let Ok(settings) = settings() else { return 0 };
+    let Some(set) = SetRef::at(number) else { return 0 };
+    for slot in 0..WAYS {
+        if set.tag(slot) == 0 || !connection::is_past(set.deadline(slot), now) {
+            continue;
+        }
+        let place = set.entry(slot);
+        let entry = set.locked(|| place.copy());
+        let tuple = entry.tuple();
+        if entry.role == CLIENT_SIDE {
+            remove(&tuple);
+        } else {
+            sweep_server_side(&tuple, &entry.twin(), settings, now);
+        }
+    }
+    1
+}
+
+/// A server side whose time has come lives on if its connection does.
+#[inline(always)]
+fn sweep_server_side(tuple: &Tuple, client_side: &Tuple, settings: SettingsRef, now: u32) {
+    if let Some(found) = find(client_side, home(client_side, settings))
+        && let Some(entry) = found.read(client_side)
+        && entry.twin() == *tuple
+        && !connection::is_past(found.deadline(), now)
+    {
+        follow(tuple, entry.state, found.deadline(), settings);
+        return;
+    }
+    take(tuple, settings);
+}

@@ -1,0 +1,184 @@
+//! Sending a packet on: its next hop, its translation, its link header.
+
+use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
+use aya_ebpf::programs::XdpContext;
+use lb_common::checksum::Delta;
+use lb_common::connection::{CLIENT_SIDE, Entry};
+use lb_common::forward::{End, TCP_PART, take_hop, translate_network, translate_tcp, translate_udp};
+use lb_common::packet::{ETHERNET, IPV4, Packet, UDP, VLAN_TAG};
+use lb_common::protocol::Protocol;
+use lb_common::reason::Reason;
+use lb_common::settings::Program;
+
+use crate::maps::{self, SettingsRef};
+use crate::packet::{Window, move_head};
+
+/// What becomes of a packet that is forwarded, or not decided yet.
+#[derive(Clone, Copy)]
+pub enum Verdict {
+    /// Out of the interface that it came in on.
+    Transmit,
+    /// Out of another interface.
+    Redirect(u32),
+    /// Another program decides.
+    GoOn(Program),
+}
+
+/// Sends the packet out of an interface; what the kernel wants to be told then.
+#[inline(always)]
+pub fn redirect(interface: u32) -> u32 {
+    // SAFETY: the helper takes two numbers.
+    unsafe { bpf_redirect(interface, 0) as u32 }
+}
+
+/// Why a next hop could not be found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum NoHop {
+    /// The neighbour is not resolved.
+    Neighbour,
+    /// The address is the director's own.
+    Local,
+    /// No way there, for this reason.
+    Refused(Reason),
+}
+
+const AF_INET: u8 = 2;
+const FIB_SUCCESS: i64 = 0;
+const FIB_NOT_FORWARDED: i64 = 4;
+const FIB_FORWARDING_DISABLED: i64 = 5;
+const FIB_NO_NEIGHBOUR: i64 = 7;
+const FIB_TOO_BIG: i64 = 8;
+
+/// Looks up where the packets of an entry go and notes it in the entry, good for a second.
+#[inline(always)]
+pub fn resolve(
+    context: &XdpContext,
+    settings: SettingsRef,
+    packet: &Packet,
+    entry: &mut Entry,
+    now: u32,
+) -> Result<(), NoHop> {
+    let client_side = entry.role == CLIENT_SIDE;
+    let tuple = packet.tuple;
+    let fib = maps::lookup().ok_or(NoHop::Refused(Reason::Internal))?;
+    fib.family = AF_INET;
+    fib.l4_protocol = tuple.protocol;
+    fib.ifindex = context.ingress_ifindex() as u32;
+    // Not 0, so that the kernel tells the MTU; not the packet's own, as the answer serves others too.
+    fib.__bindgen_anon_1.tot_len = 1;
+    fib.__bindgen_anon_2.tos = packet.service_type;
+    if client_side {
+        fib.sport = tuple.raw_source_port();
+        fib.dport = entry.port;
+        fib.__bindgen_anon_3.ipv4_src = tuple.raw_source();
+        fib.__bindgen_anon_4.ipv4_dst = entry.address;
+    } else {
+        fib.sport = entry.port;
+        fib.dport = tuple.raw_destination_port();
+        fib.__bindgen_anon_3.ipv4_src = entry.address;
+        fib.__bindgen_anon_4.ipv4_dst = tuple.raw_destination();
+    }
+    let size = size_of::<FibLookup>() as i32;
+    // SAFETY: context and structure are live, the size is the structure's own.
+    match unsafe { bpf_fib_lookup(context.ctx.cast(), core::ptr::from_mut(fib), size, 0) } {
+        FIB_SUCCESS => {}
+        FIB_NO_NEIGHBOUR => return Err(NoHop::Neighbour),
+        FIB_NOT_FORWARDED => return Err(NoHop::Local),
+        FIB_FORWARDING_DISABLED => return Err(NoHop::Refused(Reason::ForwardingDisabled)),
+        FIB_TOO_BIG => return Err(NoHop::Refused(Reason::TooBig)),
+        _ => return Err(NoHop::Refused(Reason::NoRoute)),
+    }
+    entry.interface = fib.ifindex;
+    entry.vlan = 0;
+    if let Some(vlan) = maps::vlan(fib.ifindex) {
+        if vlan.parent == 0 {
+            return Err(NoHop::Refused(Reason::NestedVlan));
+        }
+        entry.interface = vlan.parent;
+        entry.vlan = vlan.tag;
+    }
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (fib.dmac, fib.smac);
+    entry.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
+    // SAFETY: reading a plain number out of a union of plain numbers.
+    entry.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    entry.hop_until = now.wrapping_add(settings.ticks_per_second());
+    Ok(())
+}
+
+/// What is done with a packet whose next hop is not known.
+#[inline(always)]
+pub fn without_hop(context: &XdpContext, packet: &Packet, entry: &Entry, why: NoHop) -> Reason {
+    let by_stack = match why {
+        NoHop::Refused(reason) => return reason,
+        NoHop::Neighbour => Reason::NeighbourByStack,
+        NoHop::Local => Reason::LocalDestination,
+    };
+    if !entry.has_twin() {
+        // The stack would deliver the packet to the director itself: right for a local destination only.
+        return if why == NoHop::Local { by_stack } else { Reason::NeighbourUnresolved };
+    }
+    // The stack takes the translated packet from here: it resolves the neighbour, or delivers it.
+    match translate(&mut Window::of(context), packet, entry) {
+        Some(()) => by_stack,
+        None => Reason::Malformed,
+    }
+}
+
+/// Rewrites a packet for its next hop, which the entry knows.
+#[inline(always)]
+pub fn send(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<Verdict, Reason> {
+    if packet.length > entry.mtu {
+        return Err(Reason::TooBig);
+    }
+    let mut window = Window::of(context);
+    if entry.has_twin() {
+        translate(&mut window, packet, entry).ok_or(Reason::Malformed)?;
+    }
+    take_hop(window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?);
+    write_link(context, packet, entry)?;
+    if entry.interface == context.ingress_ifindex() as u32 {
+        Ok(Verdict::Transmit)
+    } else {
+        Ok(Verdict::Redirect(entry.interface))
+    }
+}
+
+/// Replaces the address and the port that a NAT connection replaces.
+#[inline(always)]
+fn translate(window: &mut Window, packet: &Packet, entry: &Entry) -> Option<()> {
+    let end = if entry.role == CLIENT_SIDE { End::Destination } else { End::Source };
+    let header = window.bytes_mut::<IPV4>(packet.network.into())?;
+    translate_network(header, end, entry.address.to_ne_bytes(), Delta::unpack(entry.network_delta));
+    let port = entry.port.to_ne_bytes();
+    let delta = Delta::unpack(entry.transport_delta);
+    if packet.tuple.protocol == Protocol::Tcp.number() {
+        translate_tcp(window.bytes_mut::<TCP_PART>(packet.transport.into())?, end, port, delta);
+    } else {
+        translate_udp(window.bytes_mut::<UDP>(packet.transport.into())?, end, port, delta);
+    }
+    Some(())
+}
+
+/// Writes the link header for the next hop, with as many tags as its link wants.
+#[inline(always)]
+fn write_link(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<(), Reason> {
+    let tagged = entry.vlan != 0;
+    let wanted = if tagged { ETHERNET + VLAN_TAG } else { ETHERNET };
+    let there = usize::from(packet.network);
+    if wanted != there && !move_head(context, there as i32 - wanted as i32) {
+        return Err(Reason::Internal);
+    }
+    let mut window = Window::of(context);
+    let header = window.bytes_mut::<ETHERNET>(0).ok_or(Reason::Malformed)?;
+    for (place, word) in header.as_chunks_mut::<4>().0.iter_mut().zip(entry.link) {
+        *place = word.to_ne_bytes();
+    }
+    header[12..14].copy_from_slice(if tagged { &[0x81, 0x00] } else { &[0x08, 0x00] });
+    if tagged {
+        let header = window.bytes_mut::<{ ETHERNET + VLAN_TAG }>(0).ok_or(Reason::Malformed)?;
+        header[14..16].copy_from_slice(&entry.vlan.to_ne_bytes());
+        header[16..18].copy_from_slice(&[0x08, 0x00]);
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! What only instructions of the machine can do: atomic read-modify-write, and hiding a value from the compiler.
+//!
+//! The BPF target's `core` has no atomic types with these operations, though the machine has the instructions
+//! (since Linux 5.12); the compiler's intrinsics reach them. On the host, where this crate is only linted, the
+//! ordinary atomic types do.
+
+/// Adds to a number and returns what it was.
+///
+/// # Safety
+///
+/// `number` must be aligned, inside a live map element, and changed by atomic operations alone.
+#[inline(always)]
+pub unsafe fn add(number: *mut u32, change: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        use core::intrinsics::{AtomicOrdering, atomic_xadd};
+        // SAFETY: the caller's promise.
+        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(number, change) }
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU32, Ordering};
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU32::from_ptr(number) }.fetch_add(change, Ordering::SeqCst)
+    }
+}
+
+/// Replaces `from` by `to`; whether the number was `from`.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn replace(number: *mut u64, from: u64, to: u64) -> bool {
+    #[cfg(target_arch = "bpf")]
+    {
+        use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+        // SAFETY: the caller's promise.
+        let (_, done) = unsafe {
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(number, from, to)
+        };
+        done
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering};
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU64::from_ptr(number) }
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+}
+
+/// The same number, of which the compiler now knows nothing.
+#[inline(always)]
+pub fn opaque(number: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut number = number;
+        // SAFETY: one instruction, which moves the number to where it is. (With none at all the line table would
+        // name an instruction twice, which the kernel refuses.)
+        unsafe {
+            core::arch::asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack, preserves_flags))
+        };
+        number
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        core::hint::black_box(number)
+    }
+}

@@ -1,0 +1,70 @@
+//! The door to a packet's bytes: every pointer into a packet is made here, and only after its bounds check.
+
+use core::ptr::{addr_of, read_volatile};
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::programs::XdpContext;
+use lb_common::packet::Frame;
+
+/// Largest offset that is asked for: two tags and an IPv4 header with all its options, and some room. The
+/// verifier wants to see a bound on what is added to a packet pointer.
+const OFFSET_MASK: usize = 0xff;
+
+/// The bytes of the packet that the program runs on.
+#[derive(Clone, Copy)]
+pub struct Window {
+    start: usize,
+    end: usize,
+    context: *mut xdp_md,
+}
+
+impl Window {
+    /// The packet as it lies now; made anew after every change of its head.
+    #[inline(always)]
+    pub fn of(context: &XdpContext) -> Self {
+        Self { start: context.data(), end: context.data_end(), context: context.ctx }
+    }
+
+    /// The `N` bytes from `offset` on, to write.
+    #[inline(always)]
+    pub fn bytes_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        let from = self.start + (offset & OFFSET_MASK);
+        if from + N > self.end {
+            return None;
+        }
+        // SAFETY: the range lies inside the packet, checked above in the form that the verifier follows; the
+        // borrow of `self` keeps other views away for as long as this one lives.
+        Some(unsafe { &mut *(from as *mut [u8; N]) })
+    }
+}
+
+impl Frame for Window {
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let from = self.start + (offset & OFFSET_MASK);
+        if from + N > self.end {
+            return None;
+        }
+        // SAFETY: as above.
+        Some(unsafe { &*(from as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // Read anew, so that the compiler cannot conclude from a comparison of lengths that a range lies inside
+        // the packet, and leave out the comparison of pointers that the verifier wants to see.
+        // SAFETY: the context lives as long as the program runs.
+        unsafe {
+            read_volatile(addr_of!((*self.context).data_end)) as usize
+                - read_volatile(addr_of!((*self.context).data)) as usize
+        }
+    }
+}
+
+/// Moves the beginning of the packet by so many bytes; existing windows are void after it.
+#[inline(always)]
+pub fn move_head(context: &XdpContext, by: i32) -> bool {
+    // SAFETY: the context is the program's own; the helper checks the distance.
+    unsafe { bpf_xdp_adjust_head(context.ctx, by) == 0 }
+}
