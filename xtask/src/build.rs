@@ -51,6 +51,6 @@ pub fn cargo(verb: &str) -> Result<Command> {
         .arg(command::target().join("bpf"))
         // Packet bytes are read by the word at any address, as the machine can.
         // The BTF that --btf keeps comes from the debug information; without it no timers and no spin locks.
-        .env("RUSTFLAGS", format!("-C debuginfo=2 -C target-feature=+allows-misaligned-mem-access -C link-arg=--btf -C linker={}", linker.display()));
+        .env("RUSTFLAGS", format!("-C debuginfo=2 -C target-cpu=v3 -C target-feature=+allows-misaligned-mem-access -C link-arg=--btf -C linker={}", linker.display()));
     Ok(cargo)
 }

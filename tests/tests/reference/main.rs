@@ -1,0 +1,47 @@
+//! Tests against real kernel IPVS and the real ipvsadm, to be run where both are: in the reference VM.
+//!
+//! `cargo xtask test` runs them there. Each test has a network namespace of its own, gone with its thread.
+
+mod configuration;
+mod director;
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+use xipvs::director::kernel::Kernel;
+
+/// Kernel IPVS in a new network namespace, which the calling thread is in from now on.
+fn kernel() -> Kernel {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace needs root");
+    // Without any address there is no routing table, and every destination counts as broadcast.
+    shell("ip link set lo up");
+    Kernel::open().expect("these tests need kernel IPVS: `cargo xtask test` runs them in the reference VM")
+}
+
+/// Runs a line of shell in the calling thread's namespace.
+fn shell(line: &str) {
+    let status = Command::new("sh").args(["-c", line]).status().expect("a shell");
+    assert!(status.success(), "{line}");
+}
+
+/// Runs the real ipvsadm in the calling thread's namespace.
+fn ipvsadm(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new("/sbin/ipvsadm")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the real ipvsadm");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Runs the real ipvsadm, which must succeed, and returns what it printed.
+fn ipvsadm_prints(arguments: &[&str], input: &str) -> String {
+    let output = ipvsadm(arguments, input);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "ipvsadm {arguments:?}: {said}\n{input}");
+    String::from_utf8(output.stdout).unwrap()
+}
