@@ -13,6 +13,9 @@ use crate::command::{self, run as run_command};
 use crate::toolchain::Toolchain;
 
 const TARGET: &str = "bpfel-unknown-none";
+/// The BTF that --btf keeps comes from the debug information; without it no timers and no spin locks.
+/// Packet bytes are read by the word at any address, as the machine can.
+const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C target-feature=+allows-misaligned-mem-access";
 
 /// Carries out `cargo xtask build`.
 pub fn run() -> Result<()> {
@@ -25,7 +28,10 @@ pub fn run() -> Result<()> {
 
 /// Builds the BPF object and returns where it is.
 pub fn object() -> Result<PathBuf> {
-    run_command(cargo("build")?.arg("--release")).context(
+    let mut cargo = toolchain()?.cargo();
+    cargo.arg("build");
+    for_bpf(&mut cargo)?;
+    run_command(&mut cargo).context(
         "the BPF program was not built; if the linker complains about its input, build it again against \
          LLVM 22: LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker@0.13.0 --locked \
          --no-default-features --features llvm-22 --force",
@@ -41,16 +47,34 @@ pub fn object() -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Makes a cargo command for the BPF crate, its target and its compiler.
-pub fn cargo(verb: &str) -> Result<Command> {
-    let toolchain = Toolchain::find().context("no compiler for BPF; run `cargo xtask setup`")?;
+/// Makes a clippy command for the BPF crate.
+pub fn clippy() -> Result<Command> {
+    let toolchain = toolchain()?;
+    let mut clippy = toolchain.clippy();
+    clippy.arg("clippy");
+    for_bpf(&mut clippy)?;
+    Ok(clippy)
+}
+
+fn toolchain() -> Result<Toolchain> {
+    Toolchain::find().context("no compiler for BPF; run `cargo xtask setup`")
+}
+
+/// Adds what the BPF crate's target needs, the same for building and for linting.
+fn for_bpf(cargo: &mut Command) -> Result<()> {
     let linker = command::find("bpf-linker").context("no bpf-linker; run `cargo xtask setup`")?;
-    let mut cargo = toolchain.cargo();
     cargo
-        .args([verb, "--package", "lb-ebpf", "-Z", "build-std=core", "--target", TARGET, "--target-dir"])
+        .args([
+            "--release",
+            "--package",
+            "lb-ebpf",
+            "-Z",
+            "build-std=core",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(command::target().join("bpf"))
-        // Packet bytes are read by the word at any address, as the machine can.
-        // The BTF that --btf keeps comes from the debug information; without it no timers and no spin locks.
-        .env("RUSTFLAGS", format!("-C debuginfo=2 -C target-cpu=v3 -C target-feature=+allows-misaligned-mem-access -C link-arg=--btf -C linker={}", linker.display()));
-    Ok(cargo)
+        .env("RUSTFLAGS", format!("{RUSTFLAGS} -C linker={}", linker.display()));
+    Ok(())
 }

@@ -25,10 +25,14 @@ pub fn target() -> PathBuf {
     workspace().join("target")
 }
 
-/// Finds a program in `PATH` and in the directories of administration tools.
+/// Finds a program in `PATH`, where cargo installs, and in the directories of administration tools.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
+    let cargo_home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     env::split_paths(&path)
+        .chain(cargo_home.map(|home| home.join("bin")))
         .chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|file| is_executable(file))

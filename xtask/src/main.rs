@@ -2,8 +2,11 @@
 
 mod build;
 mod command;
+mod demo;
+mod lint;
 mod need;
 mod setup;
+mod test;
 mod toolchain;
 mod vm;
 
@@ -23,15 +26,32 @@ enum Chore {
     },
     /// Build the BPF object and the xipvs binary that carries it.
     Build,
+    /// Show it: a client, a director and three real servers, steered as with ipvsadm.
+    Demo,
+    /// Run all tests.
+    Test(test::Test),
+    /// Check formatting and lints, the BPF crate's for its own target too.
+    Lint,
+    /// Do all that has to hold before a change lands: lint and test.
+    Ci(test::Test),
     /// Run a command in the reference VM: Debian's 6.1 kernel, with IPVS, over this file system.
     Vm(vm::Vm),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Chore::parse() {
-        Chore::Setup { vm } => setup::run(vm)?,
-        Chore::Build => build::run()?,
-        Chore::Vm(vm) => return vm.run(),
-    }
-    Ok(ExitCode::SUCCESS)
+fn main() -> ExitCode {
+    let done = match Chore::parse() {
+        Chore::Setup { vm } => setup::run(vm),
+        Chore::Build => build::run(),
+        Chore::Demo => demo::run(),
+        Chore::Test(test) => test.run(),
+        Chore::Lint => lint::run(),
+        Chore::Ci(test) => lint::run().and_then(|()| test.run()),
+        Chore::Vm(vm) => return vm.run().unwrap_or_else(failure),
+    };
+    done.map_or_else(failure, |()| ExitCode::SUCCESS)
+}
+
+fn failure(error: anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }

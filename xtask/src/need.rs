@@ -37,8 +37,10 @@ pub struct Need {
 pub enum Way {
     /// Debian packages, and the services that come with them and are not to run by themselves.
     Apt { packages: &'static [&'static str], services: &'static [&'static str] },
-    /// `rustup` with these arguments.
-    Rustup(&'static [&'static str]),
+    /// A component of rustup's nightly, which is installed if there is none, and not updated if there is one.
+    Nightly(&'static str),
+    /// Components of the toolchain that this program runs in.
+    HostComponents(&'static [&'static str]),
     /// bpf-linker, built from crates.io.
     BpfLinker,
     /// A PyPI package in xipvs's own virtual environment.
@@ -54,16 +56,7 @@ pub const NEEDS: &[Need] = &[
         group: Group::Core,
         probe: bpf_compiler,
         ways: &[
-            Way::Rustup(&["component", "add", "rust-src", "--toolchain", "nightly"]),
-            Way::Rustup(&[
-                "toolchain",
-                "install",
-                "nightly",
-                "--profile",
-                "minimal",
-                "--component",
-                "rust-src",
-            ]),
+            Way::Nightly("rust-src"),
             Way::Apt { packages: &["rustc-web", "cargo-web", "rust-web-src"], services: &[] },
         ],
     },
@@ -103,7 +96,13 @@ pub const NEEDS: &[Need] = &[
         name: "rustfmt and clippy",
         group: Group::Lint,
         probe: host_lints,
-        ways: &[Way::Rustup(&["component", "add", "rustfmt", "clippy"])],
+        ways: &[Way::HostComponents(&["rustfmt", "clippy"])],
+    },
+    Need {
+        name: "clippy for BPF",
+        group: Group::Lint,
+        probe: bpf_clippy,
+        ways: &[Way::Nightly("clippy"), Way::Apt { packages: &["rust-web-clippy"], services: &[] }],
     },
     Need {
         name: "reference kernel",
@@ -193,6 +192,10 @@ fn bpf_compiler() -> Result<String> {
             bail!("no compiler with the source of the standard library and an LLVM that bpf-linker reads")
         }
     }
+}
+
+fn bpf_clippy() -> Result<String> {
+    Toolchain::find().context("no compiler for BPF")?.check_clippy()
 }
 
 fn llvm() -> Result<String> {

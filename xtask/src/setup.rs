@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::command;
 use crate::need::{Group, NEEDS, Need, Way, venv};
+use crate::toolchain::Toolchain;
 
 /// How long a download by rustup, apt or pip may take before the next way is tried.
 const DOWNLOAD: Duration = Duration::from_secs(600);
@@ -85,7 +86,9 @@ impl Installer {
 
     fn go(&self, way: &Way) -> Result<()> {
         match way {
-            Way::Rustup(arguments) => command::quietly(command::clean("rustup").args(*arguments), RUSTUP),
+            Way::Nightly(_) | Way::HostComponents(_) => {
+                command::quietly(command::clean("rustup").args(rustup(way)), RUSTUP)
+            }
             Way::Apt { packages, services } => self.apt(packages, services),
             Way::BpfLinker => bpf_linker(),
             Way::Python(package) => self.python(package),
@@ -135,7 +138,8 @@ impl Way {
     fn describe(&self) -> String {
         match self {
             Self::Apt { packages, .. } => format!("Debian's {}", packages.join(", ")),
-            Self::Rustup(arguments) => format!("rustup {}", arguments.join(" ")),
+            Self::Nightly(component) => format!("rustup's nightly with {component}"),
+            Self::HostComponents(names) => format!("rustup's {}", names.join(", ")),
             Self::BpfLinker => "bpf-linker 0.13.0 from crates.io (a minute)".to_owned(),
             Self::Python(package) => format!("PyPI's {package}"),
             Self::MountBpffs => "to mount it".to_owned(),
@@ -146,7 +150,7 @@ impl Way {
     fn remedy(&self) -> String {
         match self {
             Self::Apt { packages, .. } => format!("apt-get install {}", packages.join(" ")),
-            Self::Rustup(arguments) => format!("rustup {}", arguments.join(" ")),
+            Self::Nightly(_) | Self::HostComponents(_) => format!("rustup {}", rustup(self).join(" ")),
             Self::BpfLinker => format!("LLVM_PREFIX=/usr/lib/llvm-22 cargo {}", BPF_LINKER.join(" ")),
             Self::Python(package) => {
                 let venv = venv().display().to_string();
@@ -154,6 +158,19 @@ impl Way {
             }
             Self::MountBpffs => format!("mount {}", MOUNT.join(" ")),
         }
+    }
+}
+
+fn rustup(way: &Way) -> Vec<&'static str> {
+    match *way {
+        Way::Nightly(component) if Toolchain::has_nightly() => {
+            vec!["component", "add", component, "--toolchain", "nightly"]
+        }
+        Way::Nightly(component) => {
+            vec!["toolchain", "install", "nightly", "--profile", "minimal", "--component", component]
+        }
+        Way::HostComponents(names) => [&["component", "add"], names].concat(),
+        _ => Vec::new(),
     }
 }
 

@@ -40,14 +40,15 @@ impl Toolchain {
         Self::rustup().or_else(Self::debian)
     }
 
+    /// Tells whether rustup has a toolchain of the name `nightly`.
+    pub fn has_nightly() -> bool {
+        nightlies()
+            .iter()
+            .any(|name| name.starts_with("nightly-x86_64") || name.starts_with("nightly-aarch64"))
+    }
+
     fn rustup() -> Option<Self> {
-        let mut names: Vec<_> = fs::read_dir(rustup_home()?.join("toolchains"))
-            .ok()?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.starts_with("nightly"))
-            .collect();
-        names.sort();
-        names.into_iter().map(Self::Rustup).find(|toolchain| toolchain.check().is_ok())
+        nightlies().into_iter().map(Self::Rustup).find(|toolchain| toolchain.check().is_ok())
     }
 
     fn debian() -> Option<Self> {
@@ -90,6 +91,32 @@ impl Toolchain {
             }
         }
     }
+
+    /// Makes a command that runs this toolchain's clippy; its first argument is to be `clippy`.
+    pub fn clippy(&self) -> Command {
+        match self {
+            Self::Rustup(_) => self.cargo(),
+            Self::Debian => {
+                // cargo would take rustup's proxy of that name instead, which comes before /usr/bin.
+                let mut command = command::clean("/usr/bin/cargo-clippy");
+                command.env("CARGO", "/usr/bin/cargo");
+                command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+                command
+            }
+        }
+    }
+
+    /// Says where this toolchain's clippy is, or that it is not there.
+    pub fn check_clippy(&self) -> Result<String> {
+        let driver = match self {
+            Self::Rustup(name) => {
+                rustup_home().context("no rustup")?.join("toolchains").join(name).join("bin/clippy-driver")
+            }
+            Self::Debian => "/usr/bin/clippy-driver".into(),
+        };
+        anyhow::ensure!(driver.exists(), "no {}", driver.display());
+        Ok(driver.display().to_string())
+    }
 }
 
 impl Version {
@@ -100,6 +127,18 @@ impl Version {
         let llvm = field("LLVM version:")?.split('.').next()?.parse().ok()?;
         Some(Self { release, minor, llvm })
     }
+}
+
+/// Returns the names of rustup's nightlies, dated ones too.
+fn nightlies() -> Vec<String> {
+    let Some(home) = rustup_home() else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(home.join("toolchains")) else { return Vec::new() };
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with("nightly"))
+        .collect();
+    names.sort();
+    names
 }
 
 fn rustup_home() -> Option<PathBuf> {
