@@ -5,9 +5,10 @@
 //! The command's output and exit status are those of the run. PyPI's virtme-ng does the booting.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::thread;
 
 use anyhow::Context as _;
 
@@ -77,10 +78,27 @@ impl Vm {
             let directory = directory.canonicalize().with_context(|| directory.display().to_string())?;
             guest.arg(format!("--rwdir={}", directory.display()));
         }
-        let status = guest.arg("--").arg(shell_line(&self.command)).status().context("starting vng")?;
+        let status = relay(guest.arg("--").arg(shell_line(&self.command))).context("running vng")?;
         let code = status.code().context("the virtual machine was killed")?;
         Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
     }
+}
+
+/// Runs a command with its output handed on through pipes.
+///
+/// qemu opens what it is given as standard output anew by its name; a regular file, such as a log that others have written
+/// to before, would be emptied by that.
+fn relay(command: &mut Command) -> io::Result<ExitStatus> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let errors =
+        child.stderr.take().map(|mut from| thread::spawn(move || io::copy(&mut from, &mut io::stderr())));
+    if let Some(mut from) = child.stdout.take() {
+        io::copy(&mut from, &mut io::stdout())?;
+    }
+    if let Some(Ok(copied)) = errors.map(thread::JoinHandle::join) {
+        copied?;
+    }
+    child.wait()
 }
 
 /// The part of the command line that every guest has.
