@@ -14,8 +14,10 @@ use crate::toolchain::Toolchain;
 
 const TARGET: &str = "bpfel-unknown-none";
 /// The BTF that --btf keeps comes from the debug information; without it no timers and no spin locks.
-/// Packet bytes are read by the word at any address, as the machine can.
-const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C target-feature=+allows-misaligned-mem-access";
+/// Version 3 of the instructions has 32-bit and atomic ones; packet bytes are read by the word at any address, as the
+/// machine can.
+const RUSTFLAGS: &str =
+    "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v3 -C target-feature=+allows-misaligned-mem-access";
 
 /// Carries out `cargo xtask build`.
 pub fn run() -> Result<()> {

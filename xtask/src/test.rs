@@ -3,6 +3,7 @@
 //! A level that cannot run fails; only `--no-vm` leaves one out, because somebody asked for it.
 
 use std::env;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -10,11 +11,8 @@ use crate::command::{self, run as run_command};
 use crate::need::Group;
 use crate::{build, setup};
 
-/// The target with the tests that need root.
-const ROOT: [&str; 7] = ["test", "--package", "tests", "--features", "root", "--test", "root"];
-
-/// What the virtual machine does before it runs a test: its /sys has no BPF file system yet.
-const PREPARE: &str = r#"mount -t bpf bpf /sys/fs/bpf && exec "$@""#;
+/// What the virtual machine does before it runs tests: it has no BPF file system and no IPVS yet.
+const PREPARE: &str = r#"mount -t bpf bpf /sys/fs/bpf && modprobe ip_vs && exec "$@""#;
 
 /// Runs the tests.
 #[derive(Debug, clap::Args)]
@@ -34,20 +32,32 @@ impl Test {
         build::run()?;
         level("what needs nothing");
         run_command(command::cargo().arg("test"))?;
-        level("what needs root");
         anyhow::ensure!(command::is_root(), "the tests of namespaces and of the loaded program need root");
-        run_command(command::cargo().args(ROOT))?;
+        level("what needs root");
+        run_command(&mut cargo_test("root"))?;
         if self.no_vm {
             return Ok(());
         }
         level("the same on the oldest kernel, in the reference VM");
-        let xtask = env::current_exe().context("where this program is")?;
-        let runner = [&xtask.display().to_string(), "vm", "--", "sh", "-c", PREPARE, "sh"]
-            .map(|word| format!("{word:?}"))
-            .join(", ");
-        let runner = format!("target.'cfg(all())'.runner = [{runner}]");
-        run_command(command::cargo().args(ROOT).args(["--config", &runner]))
+        in_vm("root")?;
+        level("what needs kernel IPVS and the real ipvsadm, in the reference VM");
+        in_vm("reference")
     }
+}
+
+/// Makes a command that runs the tests of one level; feature and target have its name.
+fn cargo_test(level: &str) -> Command {
+    let mut cargo = command::cargo();
+    cargo.args(["test", "--package", "tests", "--features", level, "--test", level]);
+    cargo
+}
+
+/// Runs the tests of one level in the reference VM: cargo builds them here and starts them through `xtask vm`.
+fn in_vm(level: &str) -> Result<()> {
+    let xtask = env::current_exe().context("where this program is")?.display().to_string();
+    let runner = [&xtask, "vm", "--", "sh", "-c", PREPARE, "sh"].map(|word| format!("{word:?}"));
+    let runner = format!("target.'cfg(all())'.runner = [{}]", runner.join(", "));
+    run_command(cargo_test(level).args(["--config", &runner]))
 }
 
 fn level(what: &str) {
