@@ -251,9 +251,11 @@ pub fn parse<'a>(
     let mut typed = typed.ok_or(Complaint::Try)?;
     let mut plain = plain.into_iter();
     if typed.command == CommandKind::Set {
-        for value in &mut typed.timeouts {
-            let word = plain.next();
-            let word = word.ok_or_else(|| Complaint::usage("--set option requires 3 timeout values"))?;
+        // That there are three is looked at before what they are.
+        if plain.len() < typed.timeouts.len() {
+            return Err(Complaint::usage("--set option requires 3 timeout values"));
+        }
+        for (value, word) in typed.timeouts.iter_mut().zip(&mut plain) {
             *value = timeout(word, 0)?;
         }
     }
