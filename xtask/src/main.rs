@@ -3,6 +3,7 @@
 mod build;
 mod command;
 mod demo;
+mod golden;
 mod lint;
 mod need;
 mod setup;
@@ -36,6 +37,8 @@ enum Chore {
     Ci(test::Test),
     /// Run a command in the reference VM: Debian's 6.1 kernel, with IPVS, over this file system.
     Vm(vm::Vm),
+    /// Record the commands of tests/golden anew in the reference VM, and show what differs.
+    Golden(golden::Golden),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Chore::Lint => lint::run(),
         Chore::Ci(test) => lint::run().and_then(|()| test.run()),
         Chore::Vm(vm) => return vm.run().unwrap_or_else(failure),
+        Chore::Golden(golden) => return golden.run().unwrap_or_else(failure),
     };
     done.map_or_else(failure, |()| ExitCode::SUCCESS)
 }

@@ -1,0 +1,211 @@
+//! `cargo xtask golden`: records the corpus of `tests/golden` anew, from the real ipvsadm in the reference VM.
+//!
+//! Shows what differs from what is written there, or writes it. The commands come from the files themselves,
+//! so that a new case is a line with `case`, `step` and `argv`, recorded with `--write`. Cases with packets or
+//! doctored counters are left as they are: they need more than a VM.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+
+use anyhow::Context as _;
+use serde_json::{Map, Value, json};
+
+/// Records commands of the corpus again.
+#[derive(Debug, clap::Args)]
+pub struct Golden {
+    /// Write what was recorded instead of showing what differs.
+    #[arg(long)]
+    write: bool,
+
+    /// Seconds for the guest to live.
+    #[arg(long, default_value_t = 540)]
+    timeout: u32,
+
+    /// Inside the guest: record the files into this directory.
+    #[arg(long, hide = true, value_name = "DIRECTORY")]
+    into: Option<PathBuf>,
+
+    /// Inside a namespace: record one case, from standard input to standard output.
+    #[arg(long, hide = true)]
+    one_case: bool,
+
+    /// The files.
+    files: Vec<PathBuf>,
+}
+
+/// A line of the corpus.
+type Record = Map<String, Value>;
+
+impl Golden {
+    /// Records on the host by way of the guest, or does the guest's part.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        if self.one_case {
+            return record_case();
+        }
+        match &self.into {
+            Some(directory) => record_files(&self.files, directory),
+            None => self.on_host(),
+        }
+    }
+
+    fn on_host(&self) -> anyhow::Result<ExitCode> {
+        anyhow::ensure!(!self.files.is_empty(), "name the files to record, such as tests/golden/zero.jsonl");
+        let into = std::env::temp_dir().join(format!("xipvs-golden-{}", std::process::id()));
+        fs::create_dir_all(&into)?;
+        let this = std::env::current_exe()?;
+        let mut guest = Command::new(&this);
+        guest.arg("vm").arg("--timeout").arg(self.timeout.to_string()).arg("--share").arg(&into).arg("--");
+        guest.arg(&this).arg("golden").arg("--into").arg(&into);
+        for file in &self.files {
+            guest.arg(file.canonicalize().with_context(|| file.display().to_string())?);
+        }
+        let status = guest.status()?;
+        anyhow::ensure!(status.success(), "the reference VM did not record everything: {status}");
+        let mut different = 0;
+        for file in &self.files {
+            let name = file.file_name().context("a file has a name")?;
+            let recorded = fs::read_to_string(into.join(name))?;
+            different += compare(&read_records(file)?, &parse_records(&recorded)?);
+            if self.write {
+                fs::write(file, recorded)?;
+            }
+        }
+        fs::remove_dir_all(&into)?;
+        println!("golden: {different} records differ");
+        Ok(if self.write || different == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Prints the records that differ where they should not, and returns how many.
+fn compare(old: &[Record], new: &[Record]) -> usize {
+    let mut different = 0;
+    for (old, new) in old.iter().zip(new) {
+        let steady = !old.contains_key("unstable") && !old.contains_key("unordered");
+        let same = ["stdout", "stderr", "status"].iter().all(|field| old.get(*field) == new.get(*field));
+        let without_help =
+            old.get("note").and_then(Value::as_str).is_some_and(|note| note.contains("help text"));
+        if steady && !same && !without_help {
+            different += 1;
+            println!("- {}\n+ {}", Value::Object(old.clone()), Value::Object(new.clone()));
+        }
+    }
+    different
+}
+
+/// The guest's part: every case in a namespace of its own.
+fn record_files(files: &[PathBuf], into: &Path) -> anyhow::Result<ExitCode> {
+    let this = std::env::current_exe()?;
+    for file in files {
+        let folder = file.parent().context("a file lies in a directory")?;
+        let names = folder.join("hosts");
+        if names.exists() {
+            bind(&names, "/etc/hosts")?;
+            bind(&folder.join("services"), "/etc/services")?;
+        }
+        let records = read_records(file)?;
+        let mut recorded = String::new();
+        for case in records.chunk_by(|a, b| a.get("case") == b.get("case")) {
+            let text = lines(case);
+            if case.iter().any(|record| record.contains_key("traffic") || record.contains_key("env")) {
+                recorded += &text;
+                continue;
+            }
+            let mut inside = Command::new("unshare")
+                .arg("--net")
+                .arg(&this)
+                .args(["golden", "--one-case"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("unshare")?;
+            inside.stdin.take().context("a pipe")?.write_all(text.as_bytes())?;
+            let output = inside.wait_with_output()?;
+            anyhow::ensure!(output.status.success(), "{text}");
+            recorded += std::str::from_utf8(&output.stdout)?;
+        }
+        let name = file.file_name().context("a file has a name")?;
+        fs::write(into.join(name), recorded)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A namespace's part: the commands of one case, one after the other.
+fn record_case() -> anyhow::Result<ExitCode> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    let mut records = parse_records(&text)?;
+    shell("ip link set lo up")?;
+    let commands = records.first().and_then(|record| record.get("pre")).and_then(Value::as_array).cloned();
+    for command in commands.unwrap_or_default() {
+        shell(command.as_str().context("a command is text")?)?;
+    }
+    for record in &mut records {
+        let output = record_command(record)?;
+        let status = match output.status.code() {
+            Some(code) => code,
+            // As a shell reports a death by signal.
+            None => 128 + std::os::unix::process::ExitStatusExt::signal(&output.status).unwrap_or(0),
+        };
+        record.insert("stdout".into(), json!(String::from_utf8_lossy(&output.stdout)));
+        record.insert("stderr".into(), json!(String::from_utf8_lossy(&output.stderr)));
+        record.insert("status".into(), json!(status));
+    }
+    print!("{}", lines(&records));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn record_command(record: &Record) -> anyhow::Result<Output> {
+    let argv: Vec<&str> = record
+        .get("argv")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let (program, arguments) = argv.split_first().context("a record without argv")?;
+    let mut command = match record.get("user") {
+        Some(_) => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| (*program).to_owned())?;
+    let stdin = record.get("stdin").and_then(Value::as_str).unwrap_or_default();
+    // A program that does not read its input closes it: that is its answer, not an error.
+    let _ = child.stdin.take().context("a pipe")?.write_all(stdin.as_bytes());
+    Ok(child.wait_with_output()?)
+}
+
+fn bind(file: &Path, over: &str) -> anyhow::Result<()> {
+    let status = Command::new("mount").arg("--bind").arg(file).arg(over).status()?;
+    anyhow::ensure!(status.success(), "cannot put {} in the place of {over}", file.display());
+    Ok(())
+}
+
+fn shell(line: &str) -> anyhow::Result<()> {
+    let status = Command::new("sh").args(["-c", line]).status()?;
+    anyhow::ensure!(status.success(), "{line}: {status}");
+    Ok(())
+}
+
+fn read_records(file: &Path) -> anyhow::Result<Vec<Record>> {
+    parse_records(&fs::read_to_string(file).with_context(|| file.display().to_string())?)
+}
+
+fn parse_records(text: &str) -> anyhow::Result<Vec<Record>> {
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+fn lines(records: &[Record]) -> String {
+    records.iter().map(|record| Value::Object(record.clone()).to_string() + "\n").collect()
+}
