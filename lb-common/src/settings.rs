@@ -28,8 +28,9 @@ pub struct Settings {
     pub tick_shift: u32,
     /// Added to the clock, in ticks. Zero but in tests, which turn it on to see timeouts pass.
     pub clock_offset: u32,
-    /// Changes when next hops must be looked up anew.
-    pub epoch: u32,
+    /// The line of the arena at which the search for room goes on, so that lines that a packet may still be
+    /// reading are the last to be used again.
+    pub arena_next: u32,
     /// Sets in the connection table less one; a power of two less one.
     pub set_mask: u32,
     /// Slots for destinations in the maps, which the per-CPU counters are strided by.
@@ -44,8 +45,16 @@ pub struct Settings {
     pub sweep_position: u32,
     /// Sets that one tick of the sweep visits.
     pub sweep_stride: u32,
-    /// Keeps the next field at a cache line.
-    pub reserved: u32,
+    /// Not 0 while a command is changing the table; one that finds it so puts in order what the other left.
+    pub changing: u32,
+    /// Services made so far.
+    pub service_serial: u32,
+    /// Destination slots that were ever used: none from here on is.
+    pub destinations_used: u32,
+    /// Service slots that were ever used.
+    pub services_used: u32,
+    /// Changes of the table so far, by which a process knows what it remembers to be true still.
+    pub revision: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
     /// A bit for the hash of every virtual address and every address of a destination: a packet between two
@@ -54,6 +63,34 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Settings of an empty table with IPVS's defaults, for a clock of so many ticks a second. Sizes and seed
+    /// are left 0.
+    pub const fn new(ticks_per_second: u32, tick_shift: u32) -> Self {
+        Self {
+            layout: 0,
+            services: 0,
+            seed: 0,
+            ticks_per_second,
+            tick_shift,
+            clock_offset: 0,
+            arena_next: 1,
+            set_mask: 0,
+            destinations: 0,
+            cpus: 0,
+            reuse_mode: 1,
+            swept_at: 0,
+            sweep_position: 0,
+            sweep_stride: 1,
+            changing: 0,
+            service_serial: 0,
+            destinations_used: 0,
+            services_used: 0,
+            revision: 0,
+            timeouts: [0; state::COUNT],
+            addresses: [0; ADDRESS_BITS / 64],
+        }
+    }
+
     /// The word and the bit of an address (loaded natively) in [`Settings::addresses`].
     #[inline(always)]
     pub const fn address_bit(address: u32) -> (usize, u64) {

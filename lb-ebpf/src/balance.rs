@@ -63,7 +63,8 @@ fn steady_flow(
     {
         return None;
     }
-    if !out && DestinationRef::at(entry.destination)?.status() & AVAILABLE == 0 {
+    // Of a destination that was deleted nothing is counted, and packets of clients are dropped.
+    if DestinationRef::at(entry.destination)?.status() & AVAILABLE == 0 {
         return None;
     }
     let counted = if out { Counted::Out } else { Counted::In };
@@ -91,17 +92,18 @@ pub fn any(context: &XdpContext) -> Result<Verdict, Reason> {
         connection::remove(&client_side(entry));
         return unknown(settings, &packet, &mut scratch.client_side, now);
     }
+    let destination = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?;
+    let available = destination.status() & AVAILABLE != 0;
     if entry.role == CLIENT_SIDE {
         if is_opening(&packet) && rules::gives_way(entry.state, entry.flags, settings.reuse_mode()) {
             connection::remove(&tuple);
             return unknown(settings, &packet, &mut scratch.client_side, now);
         }
-        let destination = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?;
-        if destination.status() & AVAILABLE == 0 {
+        if !available {
             return Err(Reason::DestinationDeleted);
         }
         maps::count_packet(settings, entry.destination, Counted::In, packet.length);
-    } else {
+    } else if available {
         maps::count_packet(settings, entry.destination, Counted::Out, packet.length);
     }
     known(context, settings, &packet, found, entry, now)

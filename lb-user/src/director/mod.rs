@@ -7,6 +7,7 @@
 pub mod kernel;
 pub mod memory;
 mod newest;
+pub mod xdp;
 
 use crate::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, EntryReport, Info, Service, ServiceKey,

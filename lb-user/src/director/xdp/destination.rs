@@ -1,0 +1,225 @@
+//! Destinations in the maps: slots, deletion and coming back, reports.
+//!
+//! A deleted destination keeps its slot while connections refer to it and for two minutes after, as IPVS's
+//! trash does. Added again to the same service in that time it is the same destination, with its connections.
+
+use std::collections::HashMap;
+use std::mem::offset_of;
+use std::net::IpAddr;
+
+use lb_common::destination::{AVAILABLE, Destination as Record, DestinationId, IN_USE, Load};
+use lb_common::forward::ForwardingMethod;
+use lb_common::scheduler::overload::Thresholds;
+use lb_common::service::Service as ServiceRecord;
+use lb_common::settings::Settings;
+use zerocopy::FromZeros;
+
+use super::maps::Maps;
+use super::{address_bytes, address_of, repair, service};
+use crate::director::{Error, Result};
+use crate::table::{Destination, DestinationKey, DestinationReport};
+
+/// Seconds that a deleted destination is kept at least.
+const KEPT: u32 = 120;
+
+/// Whether IPVS takes the address for a destination: unicast or local.
+pub fn takes(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            !(address.is_unspecified() || address.is_multicast() || address.is_broadcast())
+        }
+        IpAddr::V6(_) => false,
+    }
+}
+
+/// What a deleted destination is recognised by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Identity {
+    address: [u8; 16],
+    port: u16,
+    virtual_address: [u8; 16],
+    virtual_port: u16,
+    protocol: u8,
+}
+
+impl Identity {
+    fn of(record: &Record) -> Self {
+        Self {
+            address: record.address,
+            port: record.port,
+            virtual_address: record.virtual_address,
+            virtual_port: record.virtual_port,
+            protocol: record.protocol,
+        }
+    }
+}
+
+/// The slots of the destination map that hold no configured destination, as one process knows them.
+#[derive(Debug, Default)]
+pub struct Slots {
+    free: Vec<DestinationId>,
+    deleted: HashMap<Identity, DestinationId>,
+}
+
+impl Slots {
+    /// Finds out from the records.
+    pub fn of(maps: &Maps) -> Self {
+        let mut slots = Self::default();
+        for id in (0..maps.settings().destinations_used).rev() {
+            match maps.destinations.read(id) {
+                Some(record) if record.status & AVAILABLE != 0 => {}
+                Some(record) if record.status & IN_USE != 0 => {
+                    slots.deleted.insert(Identity::of(&record), id);
+                }
+                _ => slots.free.push(id),
+            }
+        }
+        slots
+    }
+
+    /// Puts a new destination of a service into a slot: its old one, if it was deleted and is kept still.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM when there is no room.
+    pub fn place(
+        &mut self,
+        maps: &Maps,
+        service_slot: u32,
+        service: &ServiceRecord,
+        destination: &Destination,
+    ) -> Result<DestinationId> {
+        let mut record = Record {
+            address: address_bytes(destination.key.address),
+            virtual_address: service.address,
+            port: destination.key.port.to_be(),
+            virtual_port: service.port,
+            protocol: service.protocol,
+            status: IN_USE | AVAILABLE,
+            service: service_slot,
+            family: 4,
+            ..Record::new_zeroed()
+        };
+        record.load.service_serial = service.serial;
+        // The program must look at packets of this address before the destination can get any.
+        repair::concern(maps, record.address);
+        if let Some(id) = self.deleted.remove(&Identity::of(&record)) {
+            revive(maps, id, service_slot, service);
+            edit(maps, id, destination);
+            store_status(maps, id, IN_USE | AVAILABLE);
+            return Ok(id);
+        }
+        let id = self.take(maps)?;
+        maps.clear_counters(id);
+        maps.destinations.write(id, &Record { status: 0, ..record });
+        edit(maps, id, destination);
+        store_status(maps, id, IN_USE | AVAILABLE);
+        Ok(id)
+    }
+
+    /// Takes a free slot: one that was given back, else the first that was never used, else one whose
+    /// destination has rested long enough.
+    fn take(&mut self, maps: &Maps) -> Result<DestinationId> {
+        if let Some(id) = self.free.pop() {
+            return Ok(id);
+        }
+        let settings = maps.settings();
+        if settings.destinations_used < settings.destinations {
+            let id = settings.destinations_used;
+            maps.settings.store_u32(0, offset_of!(Settings, destinations_used), id + 1);
+            return Ok(id);
+        }
+        let rested = |id: &DestinationId| {
+            maps.destinations.read(*id).is_some_and(|record| {
+                let age = settings.swept_at.wrapping_sub(record.load.deleted_at);
+                record.load.total == 0
+                    && record.load.persistent == 0
+                    && age / settings.ticks_per_second.max(1) >= KEPT
+            })
+        };
+        self.free = self.deleted.values().copied().filter(rested).collect();
+        let free = &self.free;
+        self.deleted.retain(|_, id| !free.contains(id));
+        self.free.pop().ok_or(Error::Errno(libc::ENOMEM))
+    }
+}
+
+/// Makes a deleted destination one of a service's again.
+fn revive(maps: &Maps, id: DestinationId, service_slot: u32, service: &ServiceRecord) {
+    let Some(record) = maps.destinations.read(id) else { return };
+    // The service kept what the destination had counted; or it is another service by now, and for that one
+    // nothing has been counted yet.
+    service::rejoin(maps, service_slot, id);
+    if record.load.service_serial != service.serial {
+        service::store_baseline(maps, id, &maps.counted(id));
+        let serial = offset_of!(Record, load) + offset_of!(Load, service_serial);
+        maps.destinations.store_u32(id, serial, service.serial);
+    }
+    maps.destinations.store_u32(id, offset_of!(Record, service), service_slot);
+}
+
+/// Stores the word that has protocol, status, forwarding method and tunnel type.
+fn store_word(maps: &Maps, id: DestinationId, status: u8, method: u8) {
+    if let Some(record) = maps.destinations.read(id) {
+        let word = u32::from_ne_bytes([record.protocol, status, method, record.tunnel]);
+        maps.destinations.store_u32(id, offset_of!(Record, protocol), word);
+    }
+}
+
+fn store_status(maps: &Maps, id: DestinationId, status: u8) {
+    if let Some(record) = maps.destinations.read(id) {
+        store_word(maps, id, status, record.method);
+    }
+}
+
+/// Stores what can be edited of a destination.
+pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination) {
+    let Some(record) = maps.destinations.read(id) else { return };
+    store_word(maps, id, record.status, destination.method.number());
+    maps.destinations.store_u32(id, offset_of!(Record, weight), destination.weight);
+    let thresholds = Thresholds { upper: destination.upper_threshold, lower: destination.lower_threshold };
+    let was = Thresholds { upper: record.upper_threshold, lower: record.lower_threshold };
+    if thresholds != was {
+        maps.destinations.store_u32(id, offset_of!(Record, upper_threshold), thresholds.upper);
+        maps.destinations.store_u32(id, offset_of!(Record, lower_threshold), thresholds.lower);
+        let overloaded = thresholds.overloaded_after_edit(record.load.total, record.load.overloaded != 0);
+        let word = offset_of!(Record, load) + offset_of!(Load, overloaded);
+        maps.destinations.store_u32(id, word, overloaded.into());
+    }
+}
+
+/// Marks a destination as deleted; its set has it no more.
+pub fn delete(maps: &Maps, slots: &mut Slots, id: DestinationId) {
+    let Some(record) = maps.destinations.read(id) else { return };
+    let deleted_at = offset_of!(Record, load) + offset_of!(Load, deleted_at);
+    maps.destinations.store_u32(id, deleted_at, maps.settings().swept_at);
+    store_status(maps, id, IN_USE);
+    slots.deleted.insert(Identity::of(&record), id);
+}
+
+/// A destination's address and port.
+pub fn key(maps: &Maps, id: DestinationId) -> Option<DestinationKey> {
+    maps.destinations.read(id).map(|record| key_of(&record))
+}
+
+fn key_of(record: &Record) -> DestinationKey {
+    DestinationKey { address: address_of(record.address, record.family), port: u16::from_be(record.port) }
+}
+
+/// What a listing says of a destination.
+pub fn report(maps: &Maps, id: DestinationId) -> Option<DestinationReport> {
+    let record = maps.destinations.read(id)?;
+    Some(DestinationReport {
+        destination: Destination {
+            method: ForwardingMethod::from_number(record.method)?,
+            weight: record.weight,
+            upper_threshold: record.upper_threshold,
+            lower_threshold: record.lower_threshold,
+            ..Destination::new(key_of(&record))
+        },
+        stats: service::stats(&maps.counted(id).since(&record.load.baseline)),
+        active: record.load.active,
+        inactive: record.load.total.saturating_sub(record.load.active),
+        persistent: record.load.persistent,
+    })
+}

@@ -1,0 +1,271 @@
+//! The pinned maps of a namespace's director: opened, filled for the first time, read.
+//!
+//! Not here: what a change of the table means for them ([`super::table`]), and how they are made and pinned
+//! ([`super::lifecycle`]).
+
+use std::mem::offset_of;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
+use lb_common::connection::{Entry, Set, WAYS};
+use lb_common::destination::{CounterLine, Counters, Destination, DestinationId};
+use lb_common::protocol::{state, tcp};
+use lb_common::reason::{REASON_SLOTS, Reason};
+use lb_common::service::{LINE, Service, ServiceKey};
+use lb_common::settings::{LAYOUT, Settings};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::mapped::Mapped;
+use super::sizes::Sizes;
+use crate::director::Error;
+use crate::table::Timeouts;
+
+/// How often a second the sweep's timer runs, see the packet program's `sweep`.
+const SWEEPS_PER_SECOND: u32 = 128;
+
+/// `BPF_F_LOCK`: the kernel copies an element under its lock.
+const LOCKED: u64 = 4;
+
+/// The maps.
+#[derive(Debug)]
+pub struct Maps {
+    directory: PathBuf,
+    /// The one element of settings.
+    pub settings: Mapped<Settings>,
+    /// Services by slot.
+    pub services: Mapped<Service>,
+    /// Destinations by number.
+    pub destinations: Mapped<Destination>,
+    /// Lines of numbers.
+    pub arena: Mapped<[u32; LINE]>,
+    counters: Mapped<CounterLine>,
+    reasons: Mapped<[u64; REASON_SLOTS]>,
+    index: HashMap<MapData, u64, u32>,
+}
+
+fn unavailable(what: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::Unavailable(format!("{what}: {error}"))
+}
+
+fn pinned(directory: &Path, name: &str) -> Result<(MapData, u32), Error> {
+    let map = MapData::from_pin(directory.join(name)).map_err(|error| unavailable(name, &error))?;
+    let entries = map.info().map_err(|error| unavailable(name, &error))?.max_entries();
+    Ok((map, entries))
+}
+
+fn mapped<T: FromBytes + IntoBytes + Copy>(directory: &Path, name: &str) -> Result<Mapped<T>, Error> {
+    let (map, entries) = pinned(directory, name)?;
+    Mapped::new(map.fd().as_fd(), entries).map_err(|error| unavailable(name, &error))
+}
+
+/// Fills the settings of maps that were just made.
+///
+/// # Errors
+///
+/// When a map is not there, or the kernel gives no random number.
+pub fn initialise(directory: &Path, sizes: &Sizes) -> Result<(), Error> {
+    let settings: Mapped<Settings> = mapped(directory, "SETTINGS")?;
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| unavailable("no random seed", &error))?;
+    // A coarse clock is as coarse as a jiffy.
+    let resolution = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    let hertz = 1_000_000_000u64.checked_div(resolution.tv_nsec as u64).unwrap_or(250) as u32;
+    let tick_shift = (0..8).find(|shift| hertz >> shift <= 300).unwrap_or(8);
+    let ticks_per_second = (hertz >> tick_shift).max(1);
+    let mut fresh = Settings::new(ticks_per_second, tick_shift);
+    fresh.seed = u64::from_ne_bytes(seed);
+    fresh.set_mask = sizes.sets - 1;
+    fresh.destinations = sizes.destinations;
+    fresh.cpus = sizes.cpus;
+    fresh.timeouts = timeouts_in_ticks(ticks_per_second, &Timeouts::default());
+    fresh.sweep_stride = (sizes.sets / SWEEPS_PER_SECOND).max(1);
+    settings.write(0, &Settings { layout: 0, ..fresh });
+    // The mark that all is there comes last.
+    settings.store_u32(0, offset_of!(Settings, layout), LAYOUT);
+    Ok(())
+}
+
+impl Maps {
+    /// Opens the maps that are pinned in a directory.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is not there, or they are of another version of xipvs.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let settings: Mapped<Settings> = mapped(directory, "SETTINGS")?;
+        let layout = settings.load_u32(0, offset_of!(Settings, layout)).unwrap_or(0);
+        if layout != LAYOUT {
+            return Err(Error::Unavailable(format!(
+                "the maps in {} have layout {layout}, this xipvs has layout {LAYOUT}: save the rules with the \
+                 xipvs that made them, run `xipvs detach`, and restore them with this one",
+                directory.display()
+            )));
+        }
+        let (index, _) = pinned(directory, "SERVICE_INDEX")?;
+        Ok(Self {
+            directory: directory.into(),
+            settings,
+            services: mapped(directory, "SERVICES")?,
+            destinations: mapped(directory, "DESTINATIONS")?,
+            arena: mapped(directory, "ARENA")?,
+            counters: mapped(directory, "COUNTERS")?,
+            reasons: mapped(directory, "REASONS")?,
+            index: HashMap::try_from(Map::HashMap(index))
+                .map_err(|error| unavailable("SERVICE_INDEX", &error))?,
+        })
+    }
+
+    /// Where the maps are pinned.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A copy of the settings.
+    pub fn settings(&self) -> Settings {
+        self.settings.read(0).unwrap_or_else(|| Settings::new(1, 0))
+    }
+
+    /// The timeouts that can be set, in seconds.
+    pub fn timeouts(&self) -> Timeouts {
+        let settings = self.settings();
+        let seconds = |state: u8| settings.timeouts[usize::from(state)] / settings.ticks_per_second.max(1);
+        Timeouts {
+            tcp: seconds(tcp::State::Established as u8),
+            tcp_fin: seconds(tcp::State::FinWait as u8),
+            udp: seconds(state::UDP),
+        }
+    }
+
+    /// Sets the timeouts, in seconds.
+    pub fn set_timeouts(&self, wanted: &Timeouts) {
+        let ticks = timeouts_in_ticks(self.settings().ticks_per_second, wanted);
+        for (offset, ticks) in (offset_of!(Settings, timeouts)..).step_by(size_of::<u32>()).zip(ticks) {
+            self.settings.store_u32(0, offset, ticks);
+        }
+    }
+
+    /// The slot of a service.
+    pub fn slot(&self, key: &ServiceKey) -> Option<u32> {
+        self.index.get(&index_key(key), 0).ok()
+    }
+
+    /// Enters a service into the index, from where on packets find it.
+    ///
+    /// # Errors
+    ///
+    /// When the index is full.
+    pub fn enter(&mut self, key: &ServiceKey, slot: u32) -> Result<(), Error> {
+        self.index.insert(index_key(key), slot, 0).map_err(|_| Error::Errno(libc::ENOMEM))
+    }
+
+    /// Takes a service out of the index.
+    pub fn leave(&mut self, key: &ServiceKey) {
+        // Not there is as good as taken out.
+        let _ = self.index.remove(&index_key(key));
+    }
+
+    /// What a destination has counted on all CPUs since its slot was taken.
+    pub fn counted(&self, id: DestinationId) -> Counters {
+        let settings = self.settings();
+        let mut sum = Counters::default();
+        for cpu in 0..settings.cpus {
+            if let Some(line) = self.counters.read(cpu * settings.destinations + id) {
+                sum.add(&line.counters);
+            }
+        }
+        sum
+    }
+
+    /// Zeroes the counters of a destination's slot that nothing uses.
+    pub fn clear_counters(&self, id: DestinationId) {
+        let settings = self.settings();
+        let empty = CounterLine { counters: Counters::default(), reserved: [0; 3] };
+        for cpu in 0..settings.cpus {
+            self.counters.write(cpu * settings.destinations + id, &empty);
+        }
+    }
+
+    /// How often each reason was met, on all CPUs.
+    pub fn reasons(&self) -> Vec<(Reason, u64)> {
+        let total = |reason: &Reason| {
+            (0..self.reasons.count())
+                .filter_map(|cpu| self.reasons.read(cpu))
+                .map(|counters| counters[*reason as usize])
+                .fold(0u64, u64::wrapping_add)
+        };
+        Reason::ALL.iter().map(|reason| (*reason, total(reason))).collect()
+    }
+
+    /// Runs one of the programs that are there for user space, on a packet that says nothing.
+    fn run(&self, program: &str) -> Result<(), Error> {
+        let failed = |error: ProgramError| unavailable(program, &error);
+        let program_there =
+            Xdp::from_pin(self.directory.join(program), XdpAttachType::Interface).map_err(failed)?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&[0; 64]);
+        program_there.test_run(options).map(drop).map_err(failed)
+    }
+
+    /// Starts the sweep.
+    ///
+    /// # Errors
+    ///
+    /// When the program is not there or cannot be run.
+    pub fn start_sweep(&self) -> Result<(), Error> {
+        self.run("xipvs_start")
+    }
+
+    /// Sweeps the table at once, so that counts and connections are those of this moment.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Maps::start_sweep`].
+    pub fn sweep(&self) -> Result<(), Error> {
+        self.run("xipvs_sweep")
+    }
+
+    /// Every entry of the connection table with its deadline.
+    ///
+    /// # Errors
+    ///
+    /// When the table cannot be read.
+    pub fn entries(&self) -> Result<Vec<(Entry, u32)>, Error> {
+        let failed = |error: aya::maps::MapError| unavailable("CONNECTIONS", &error);
+        let (map, sets) = pinned(&self.directory, "CONNECTIONS")?;
+        let table: Array<MapData, [u8; size_of::<Set>()]> =
+            Array::try_from(Map::Array(map)).map_err(failed)?;
+        let mut entries = Vec::new();
+        for number in 0..sets {
+            let bytes = table.get(&number, LOCKED).map_err(failed)?;
+            let Ok(set) = Set::read_from_bytes(&bytes) else { continue };
+            for slot in (0..WAYS).filter(|slot| set.tags[*slot] != 0) {
+                entries.push((set.entries[slot], set.deadlines[slot]));
+            }
+        }
+        Ok(entries)
+    }
+}
+
+fn index_key(key: &ServiceKey) -> u64 {
+    let mut bytes = [0; size_of::<ServiceKey>()];
+    bytes.copy_from_slice(key.as_bytes());
+    u64::from_ne_bytes(bytes)
+}
+
+/// The timeouts in ticks of all states, from those that can be set, in seconds.
+fn timeouts_in_ticks(ticks_per_second: u32, wanted: &Timeouts) -> [u32; state::COUNT] {
+    let settable = tcp::Timeouts { established: wanted.tcp, fin_wait: wanted.tcp_fin };
+    let mut timeouts = [0; state::COUNT];
+    for (number, timeout) in (0u8..).zip(&mut timeouts) {
+        let seconds = match tcp::State::from_number(number) {
+            Some(state) => state.timeout(&settable),
+            None if number == state::UDP => wanted.udp,
+            None => 0,
+        };
+        *timeout = seconds.saturating_mul(ticks_per_second);
+    }
+    timeouts
+}

@@ -1,0 +1,315 @@
+//! The director whose packets an XDP program forwards: IPVS's verbs on pinned maps.
+//!
+//! The records of services and destinations are the truth; the index, the counts, the address filter follow from
+//! them. Every command works under one lock. A command marks the table while it changes it, so that one that
+//! was killed is noticed, and the next puts in order what followed from nothing any more ([`repair`]).
+//! IPVS counterpart: `ip_vs_ctl.c`.
+
+pub mod connection;
+pub mod destination;
+mod mapped;
+pub mod maps;
+pub mod repair;
+pub mod service;
+mod set;
+pub mod sizes;
+
+use std::fs::File;
+use std::mem::offset_of;
+use std::net::IpAddr;
+use std::path::Path;
+
+use lb_common::forward::ForwardingMethod;
+use lb_common::settings::Settings;
+
+use self::destination::Slots;
+use self::maps::Maps;
+use self::set::{Arena, Change, DestinationSet};
+use super::{Director, Error, Result};
+use crate::table::{
+    ConnectionReport, Destination, DestinationKey, DestinationReport, Info, Service, ServiceKey,
+    ServiceReport, SyncDaemon, SyncRole, Timeouts,
+};
+
+/// The version of IPVS that this director's behaviour is that of.
+const VERSION: u32 = 0x01_02_01;
+
+/// Slices that the connection table is swept in, which listings print as the table's size. It is IPVS's default
+/// number of hash buckets, so that the first line of a listing is the same.
+const SLICES: u32 = 4096;
+
+/// The director.
+#[derive(Debug)]
+pub struct Xdp {
+    maps: Maps,
+    lock: File,
+    known: Option<Known>,
+}
+
+/// What a process has found out about the table, true as long as the table's revision is the same.
+#[derive(Debug)]
+struct Known {
+    revision: u32,
+    arena: Arena,
+    slots: Slots,
+}
+
+impl Xdp {
+    /// The director whose maps are pinned in a directory.
+    ///
+    /// # Errors
+    ///
+    /// When the maps are not there or not of this version.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let lock = File::open(directory)
+            .map_err(|error| Error::Unavailable(format!("{}: {error}", directory.display())))?;
+        Ok(Self { maps: Maps::open(directory)?, lock, known: None })
+    }
+
+    /// The maps.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// Does something that changes nothing while nobody changes anything.
+    fn look<R>(&mut self, body: impl FnOnce(&Maps) -> Result<R>) -> Result<R> {
+        let failed = |error: std::io::Error| Error::Unavailable(format!("cannot lock the table: {error}"));
+        self.lock.lock_shared().map_err(failed)?;
+        let answer = body(&self.maps);
+        self.lock.unlock().map_err(failed)?;
+        answer
+    }
+
+    /// Changes the table while nobody else looks at it.
+    fn change<R>(&mut self, body: impl FnOnce(&mut Maps, &mut Known) -> Result<R>) -> Result<R> {
+        let failed = |error: std::io::Error| Error::Unavailable(format!("cannot lock the table: {error}"));
+        self.lock.lock().map_err(failed)?;
+        let answer = self.changed(body);
+        self.lock.unlock().map_err(failed)?;
+        answer
+    }
+
+    fn changed<R>(&mut self, body: impl FnOnce(&mut Maps, &mut Known) -> Result<R>) -> Result<R> {
+        let settings = self.maps.settings();
+        if settings.changing != 0 {
+            repair::repair(&mut self.maps)?;
+        }
+        let mut known = match self.known.take() {
+            Some(known) if settings.changing == 0 && known.revision == settings.revision => known,
+            _ => Known { revision: 0, arena: Arena::of(&self.maps), slots: Slots::of(&self.maps) },
+        };
+        self.maps.settings.store_u32(0, offset_of!(Settings, changing), 1);
+        let answer = body(&mut self.maps, &mut known);
+        known.revision = settings.revision.wrapping_add(1);
+        self.maps.settings.store_u32(0, offset_of!(Settings, revision), known.revision);
+        self.maps.settings.store_u32(0, offset_of!(Settings, changing), 0);
+        self.known = Some(known);
+        answer
+    }
+}
+
+/// Refuses by name what the packet program cannot do yet.
+fn unsupported<T>(what: &str) -> Result<T> {
+    Err(Error::Unsupported(format!("The XDP director does not have {what} yet")))
+}
+
+/// What the kernel checks of a destination before it looks whether it is there.
+fn check(destination: &Destination) -> Result<()> {
+    if destination.weight > i32::MAX as u32 || destination.lower_threshold > destination.upper_threshold {
+        return Err(Error::OutOfRange);
+    }
+    if destination.upper_threshold > i32::MAX as u32 {
+        return Err(Error::Invalid);
+    }
+    match destination.method {
+        ForwardingMethod::Masquerade | ForwardingMethod::DirectRoute => Ok(()),
+        ForwardingMethod::Tunnel => unsupported("tunnels (-i)"),
+        ForwardingMethod::LocalNode | ForwardingMethod::Bypass => Err(Error::Invalid),
+    }
+}
+
+impl Director for Xdp {
+    fn info(&mut self) -> Result<Info> {
+        Ok(Info { version: VERSION, table_size: SLICES })
+    }
+
+    fn services(&mut self) -> Result<Vec<ServiceReport>> {
+        self.look(|maps| Ok(service::all(maps).map(|(_, record)| service::report(maps, &record)).collect()))
+    }
+
+    fn service(&mut self, key: &ServiceKey) -> Result<ServiceReport> {
+        self.look(|maps| service::find(maps, key).map(|(_, record)| service::report(maps, &record)))
+    }
+
+    fn destinations(&mut self, service: &ServiceKey) -> Result<Vec<DestinationReport>> {
+        self.look(|maps| {
+            let Ok((_, record)) = service::find(maps, service) else { return Ok(Vec::new()) };
+            let ids = set::read(maps, &record).ids;
+            Ok(ids.into_iter().filter_map(|id| destination::report(maps, id)).collect())
+        })
+    }
+
+    fn add_service(&mut self, service: &Service) -> Result<()> {
+        self.change(|maps, _| {
+            if service::find(maps, &service.key).is_ok() {
+                return Err(Error::ServiceExists);
+            }
+            let scheduler = service::check(service)?;
+            service::add(maps, service, scheduler)
+        })
+    }
+
+    fn edit_service(&mut self, service: &Service) -> Result<()> {
+        self.change(|maps, known| {
+            let (slot, record) = service::find(maps, &service.key)?;
+            let scheduler = service::check(service)?;
+            service::store_settings(maps, slot, service, scheduler);
+            if record.scheduler != scheduler as u32 {
+                let set = set::read(maps, &record);
+                known.arena.replace(maps, slot, &set, Change::Rescheduled)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn delete_service(&mut self, key: &ServiceKey) -> Result<()> {
+        self.change(|maps, known| {
+            let (slot, _) = service::find(maps, key)?;
+            delete_service(maps, known, slot);
+            repair::refresh(maps);
+            Ok(())
+        })
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.change(|maps, known| {
+            let slots: Vec<u32> = service::all(maps).map(|(slot, _)| slot).collect();
+            slots.into_iter().for_each(|slot| delete_service(maps, known, slot));
+            repair::refresh(maps);
+            Ok(())
+        })
+    }
+
+    fn add_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
+        self.change(|maps, known| {
+            let (slot, record) = service::find(maps, service)?;
+            check(destination)?;
+            let mut set = set::read(maps, &record);
+            if position(maps, &set, &destination.key).is_some() {
+                return Err(Error::DestinationExists);
+            }
+            if !destination::takes(destination.key.address) {
+                return Err(Error::Invalid);
+            }
+            if set.ids.len() as u32 >= lb_common::service::MAX_DESTINATIONS {
+                return Err(Error::Errno(libc::ENOMEM));
+            }
+            let id = known.slots.place(maps, slot, &record, destination)?;
+            set.ids.insert(0, id);
+            known.arena.replace(maps, slot, &set, Change::Added).inspect_err(|_| {
+                destination::delete(maps, &mut known.slots, id);
+            })
+        })
+    }
+
+    fn edit_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
+        self.change(|maps, known| {
+            let (slot, record) = service::find(maps, service)?;
+            check(destination)?;
+            let set = set::read(maps, &record);
+            let position = position(maps, &set, &destination.key).ok_or(Error::NoSuchDestination)?;
+            destination::edit(maps, set.ids[position], destination);
+            known.arena.replace(maps, slot, &set, Change::Edited)
+        })
+    }
+
+    fn delete_destination(&mut self, service: &ServiceKey, destination: &DestinationKey) -> Result<()> {
+        self.change(|maps, known| {
+            let (slot, record) = service::find(maps, service)?;
+            let mut set = set::read(maps, &record);
+            let position = position(maps, &set, destination).ok_or(Error::NoSuchDestination)?;
+            let id = set.ids.remove(position);
+            known.arena.replace(maps, slot, &set, Change::Removed(position as u32))?;
+            service::part(maps, slot, id);
+            destination::delete(maps, &mut known.slots, id);
+            Ok(())
+        })
+    }
+
+    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {
+        self.change(|maps, _| {
+            let slots = match service {
+                Some(key) => vec![service::find(maps, key)?.0],
+                None => service::all(maps).map(|(slot, _)| slot).collect(),
+            };
+            slots.into_iter().for_each(|slot| service::zero(maps, slot));
+            Ok(())
+        })
+    }
+
+    fn timeouts(&mut self) -> Result<Timeouts> {
+        self.look(|maps| Ok(maps.timeouts()))
+    }
+
+    fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
+        self.change(|maps, _| {
+            let old = maps.timeouts();
+            let keep = |new: u32, old: u32| if new == 0 { old } else { new };
+            maps.set_timeouts(&Timeouts {
+                tcp: keep(timeouts.tcp, old.tcp),
+                tcp_fin: keep(timeouts.tcp_fin, old.tcp_fin),
+                udp: keep(timeouts.udp, old.udp),
+            });
+            Ok(())
+        })
+    }
+
+    fn daemons(&mut self) -> Result<Vec<SyncDaemon>> {
+        Ok(Vec::new())
+    }
+
+    fn start_daemon(&mut self, _daemon: &SyncDaemon) -> Result<()> {
+        unsupported("sync daemons (--start-daemon)")
+    }
+
+    fn stop_daemon(&mut self, _role: SyncRole) -> Result<()> {
+        Err(Error::NoDaemon)
+    }
+
+    fn connections(&mut self) -> Result<Vec<ConnectionReport>> {
+        self.look(connection::all)
+    }
+}
+
+/// Where a destination stands in its service's set.
+fn position(maps: &Maps, set: &DestinationSet, key: &DestinationKey) -> Option<usize> {
+    set.ids.iter().position(|id| destination::key(maps, *id) == Some(*key))
+}
+
+/// Deletes a service and its destinations, but for what follows from the records.
+fn delete_service(maps: &mut Maps, known: &mut Known, slot: u32) {
+    let Some(record) = maps.services.read(slot) else { return };
+    maps.leave(&service::index_key(&record));
+    let set = set::read(maps, &record);
+    // No room is needed to have no destinations.
+    let _ =
+        known.arena.replace(maps, slot, &DestinationSet { ids: Vec::new(), ..set.clone() }, Change::Edited);
+    set.ids.iter().for_each(|id| destination::delete(maps, &mut known.slots, *id));
+    service::free(maps, slot);
+}
+
+/// An address as it lies in a record: an IPv4 address in the first four bytes.
+fn address_bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// The address in a record.
+fn address_of(bytes: [u8; 16], family: u8) -> IpAddr {
+    if family == 4 { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { IpAddr::from(bytes) }
+}

@@ -1,0 +1,78 @@
+//! What follows from the records: the index, the count of services, the address filter. Made anew when a
+//! command was killed while it changed the table, and in part after deletions.
+
+use std::collections::HashSet;
+use std::mem::offset_of;
+
+use lb_common::destination::{AVAILABLE, Destination, DestinationId, IN_USE};
+use lb_common::settings::{ADDRESS_BITS, Settings};
+
+use super::maps::Maps;
+use super::{destination, service, set};
+use crate::director::Result;
+
+fn store_filter_word(maps: &Maps, word: usize, bits: u64) {
+    maps.settings.store_u64(0, offset_of!(Settings, addresses) + word * size_of::<u64>(), bits);
+}
+
+/// Has the packet program look at packets from and to an address.
+pub fn concern(maps: &Maps, address: [u8; 16]) {
+    let [a, b, c, d, ..] = address;
+    let (word, bit) = Settings::address_bit(u32::from_ne_bytes([a, b, c, d]));
+    store_filter_word(maps, word, maps.settings().addresses[word] | bit);
+}
+
+fn destinations(maps: &Maps) -> impl Iterator<Item = (DestinationId, Destination)> + '_ {
+    (0..maps.settings().destinations_used)
+        .filter_map(|id| maps.destinations.read(id).map(|record| (id, record)))
+        .filter(|(_, record)| record.status & IN_USE != 0)
+}
+
+/// Brings the count of services and the address filter in line with the records.
+///
+/// Deleted destinations count while they are kept: packets of their connections are still ours.
+pub fn refresh(maps: &Maps) {
+    let mut filter = [0u64; ADDRESS_BITS / 64];
+    let mut add = |address: [u8; 16]| {
+        let [a, b, c, d, ..] = address;
+        let (word, bit) = Settings::address_bit(u32::from_ne_bytes([a, b, c, d]));
+        filter[word] |= bit;
+    };
+    let mut services = 0;
+    for (_, record) in service::all(maps) {
+        services += 1;
+        add(record.address);
+    }
+    for (_, record) in destinations(maps) {
+        add(record.address);
+        add(record.virtual_address);
+    }
+    for (word, bits) in filter.into_iter().enumerate() {
+        store_filter_word(maps, word, bits);
+    }
+    maps.settings.store_u32(0, offset_of!(Settings, services), services);
+}
+
+/// Puts in order what a command left that was killed in the middle of a change.
+///
+/// # Errors
+///
+/// When a service cannot be entered into the index.
+pub fn repair(maps: &mut Maps) -> Result<()> {
+    let services: Vec<_> = service::all(maps).collect();
+    let mut members = HashSet::new();
+    for (slot, record) in &services {
+        maps.enter(&service::index_key(record), *slot)?;
+        members.extend(set::read(maps, record).ids);
+    }
+    // Not yet in a set, or already out of it: either way deleted.
+    let orphans: Vec<_> = destinations(maps)
+        .filter(|(id, record)| record.status & AVAILABLE != 0 && !members.contains(id))
+        .map(|(id, _)| id)
+        .collect();
+    for id in orphans {
+        destination::delete(maps, &mut destination::Slots::default(), id);
+    }
+    refresh(maps);
+    Ok(())
+}

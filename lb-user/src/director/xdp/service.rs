@@ -1,0 +1,228 @@
+//! Services in the maps: found, made, edited, reported.
+
+use std::mem::offset_of;
+use std::net::IpAddr;
+
+use lb_common::destination::{Counters, Destination as DestinationRecord, DestinationId, Load};
+use lb_common::protocol::Protocol;
+use lb_common::scheduler::Scheduler;
+use lb_common::service::{self, Service as Record};
+use lb_common::settings::Settings;
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::maps::Maps;
+use super::{address_bytes, address_of, repair, set, unsupported};
+use crate::director::{Error, Result};
+use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, service_flags};
+
+/// Every service with its slot.
+pub fn all(maps: &Maps) -> impl Iterator<Item = (u32, Record)> + '_ {
+    (0..maps.settings().services_used)
+        .filter_map(|slot| maps.services.read(slot).map(|record| (slot, record)))
+        .filter(|(_, record)| record.family != 0)
+}
+
+/// The index key of a service's record.
+pub fn index_key(record: &Record) -> service::ServiceKey {
+    let [a, b, c, d, ..] = record.address;
+    service::ServiceKey {
+        address: u32::from_ne_bytes([a, b, c, d]),
+        port: record.port,
+        protocol: record.protocol,
+        reserved: 0,
+    }
+}
+
+/// A service's slot and record.
+pub fn find(maps: &Maps, key: &ServiceKey) -> Result<(u32, Record)> {
+    let ServiceKey::Address { protocol, address: IpAddr::V4(address), port } = key else {
+        return Err(Error::NoSuchService);
+    };
+    let key = service::ServiceKey {
+        address: u32::from_ne_bytes(address.octets()),
+        port: port.to_be(),
+        protocol: protocol.number(),
+        reserved: 0,
+    };
+    let slot = maps.slot(&key).ok_or(Error::NoSuchService)?;
+    Ok((slot, maps.services.read(slot).ok_or(Error::NoSuchService)?))
+}
+
+/// What the director checks of a service, whether it is added or edited: what the kernel refuses, in its order,
+/// and then what the packet program cannot do yet.
+pub fn check(service: &Service) -> Result<Scheduler> {
+    if service.scheduler.len() > 15 {
+        return Err(Error::Invalid);
+    }
+    let scheduler: Scheduler = service.scheduler.parse().map_err(|_| Error::UnknownScheduler)?;
+    if service.engine.as_deref().is_some_and(|engine| engine != "sip") {
+        return Err(Error::UnknownScheduler);
+    }
+    match service.key {
+        ServiceKey::Mark { .. } => return unsupported("firewall mark services (-f)"),
+        ServiceKey::Address { protocol: Protocol::Sctp, .. } => return unsupported("SCTP (--sctp-service)"),
+        ServiceKey::Address { .. } if service.key.family() == Family::V6 => return unsupported("IPv6"),
+        ServiceKey::Address { .. } => {}
+    }
+    match scheduler {
+        Scheduler::None
+        | Scheduler::RoundRobin
+        | Scheduler::WeightedRoundRobin
+        | Scheduler::LeastConnections
+        | Scheduler::WeightedLeastConnections
+        | Scheduler::SourceHash => {}
+        other => return unsupported(&format!("the scheduler {other} (-s)")),
+    }
+    if service.engine.is_some() {
+        return unsupported("persistence engines (--pe)");
+    }
+    for (flag, what) in [
+        (service_flags::PERSISTENT, "persistence (-p)"),
+        (service_flags::ONE_PACKET, "one-packet scheduling (-o)"),
+        (service_flags::SCHEDULER_1, "scheduler flags (-b)"),
+        (service_flags::SCHEDULER_2, "scheduler flags (-b)"),
+        (service_flags::SCHEDULER_3, "scheduler flags (-b)"),
+    ] {
+        if service.flags & flag != 0 {
+            return unsupported(what);
+        }
+    }
+    Ok(scheduler)
+}
+
+/// Adds a service, checked and not there yet.
+pub fn add(maps: &mut Maps, service: &Service, scheduler: Scheduler) -> Result<()> {
+    let ServiceKey::Address { protocol, address, port } = service.key else { return Err(Error::Invalid) };
+    let settings = maps.settings();
+    let slot = (settings.services_used < maps.services.count()).then_some(settings.services_used);
+    let is_free = |slot: &u32| maps.services.read(*slot).is_some_and(|record| record.family == 0);
+    let slot =
+        slot.or_else(|| (0..settings.services_used).find(is_free)).ok_or(Error::Errno(libc::ENOMEM))?;
+    let record = Record {
+        address: address_bytes(address),
+        port: port.to_be(),
+        protocol: protocol.number(),
+        serial: settings.service_serial,
+        ..Record::new_zeroed()
+    };
+    maps.services.write(slot, &record);
+    store_settings(maps, slot, service, scheduler);
+    maps.settings.store_u32(0, offset_of!(Settings, service_serial), settings.service_serial.wrapping_add(1));
+    maps.settings.store_u32(0, offset_of!(Settings, services_used), settings.services_used.max(slot + 1));
+    // In use from here on: whatever else is missing now, a repair adds.
+    let family = Record { family: 4, ..record };
+    store_identity(maps, slot, &family);
+    repair::concern(maps, record.address);
+    if let Err(error) = maps.enter(&index_key(&record), slot) {
+        free(maps, slot);
+        return Err(error);
+    }
+    maps.settings.store_u32(0, offset_of!(Settings, services), settings.services + 1);
+    Ok(())
+}
+
+/// Stores the word that has port, protocol and family.
+fn store_identity(maps: &Maps, slot: u32, record: &Record) {
+    let [a, b] = record.port.to_ne_bytes();
+    let word = u32::from_ne_bytes([a, b, record.protocol, record.family]);
+    maps.services.store_u32(slot, offset_of!(Record, port), word);
+}
+
+/// Stores what can be edited of a service.
+pub fn store_settings(maps: &Maps, slot: u32, service: &Service, scheduler: Scheduler) {
+    let netmask = match service.netmask {
+        Netmask::V4(mask) => mask,
+        Netmask::V6(length) => length,
+    };
+    maps.services.store_u32(slot, offset_of!(Record, flags), service.flags & !service_flags::HASHED);
+    maps.services.store_u32(slot, offset_of!(Record, timeout), service.timeout);
+    maps.services.store_u32(slot, offset_of!(Record, netmask), netmask);
+    maps.services.store_u32(slot, offset_of!(Record, scheduler), scheduler as u32);
+}
+
+/// Frees a service's slot.
+pub fn free(maps: &Maps, slot: u32) {
+    if let Some(record) = maps.services.read(slot) {
+        store_identity(maps, slot, &Record { family: 0, ..record });
+    }
+}
+
+fn counters(maps: &Maps, record: &Record) -> Counters {
+    let mut sum = record.departed;
+    set::read(maps, record).ids.iter().for_each(|id| sum.add(&maps.counted(*id)));
+    sum
+}
+
+fn store_departed(maps: &Maps, slot: u32, departed: &Counters) {
+    let words =
+        departed.as_bytes().chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or([0; 8])));
+    for (offset, word) in (offset_of!(Record, departed)..).step_by(8).zip(words) {
+        maps.services.store_u64(slot, offset, word);
+    }
+}
+
+/// Keeps for a service what a destination that leaves it has counted.
+pub fn part(maps: &Maps, slot: u32, id: DestinationId) {
+    if let Some(record) = maps.services.read(slot) {
+        let mut departed = record.departed;
+        departed.add(&maps.counted(id));
+        store_departed(maps, slot, &departed);
+    }
+}
+
+/// Takes off what [`part`] kept of a destination that comes back with its counters, whichever service kept it.
+pub fn rejoin(maps: &Maps, slot: u32, id: DestinationId) {
+    if let Some(record) = maps.services.read(slot) {
+        store_departed(maps, slot, &record.departed.since(&maps.counted(id)));
+    }
+}
+
+/// Zeroes what a service and its destinations have counted.
+pub fn zero(maps: &Maps, slot: u32) {
+    let Some(record) = maps.services.read(slot) else { return };
+    let now = counters(maps, &record);
+    store_departed(maps, slot, &record.departed.since(&now));
+    for id in set::read(maps, &record).ids {
+        store_baseline(maps, id, &maps.counted(id));
+    }
+}
+
+/// Has a destination's counters begin anew.
+pub fn store_baseline(maps: &Maps, id: DestinationId, baseline: &Counters) {
+    let words =
+        baseline.as_bytes().chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or([0; 8])));
+    let begin = offset_of!(DestinationRecord, load) + offset_of!(Load, baseline);
+    for (offset, word) in (begin..).step_by(8).zip(words) {
+        maps.destinations.store_u64(id, offset, word);
+    }
+}
+
+/// Counters as reports have them. There are no rates yet.
+pub fn stats(counters: &Counters) -> Stats {
+    Stats {
+        connections: counters.connections,
+        in_packets: counters.in_packets,
+        out_packets: counters.out_packets,
+        in_bytes: counters.in_bytes,
+        out_bytes: counters.out_bytes,
+        ..Stats::default()
+    }
+}
+
+/// What a listing says of a service.
+pub fn report(maps: &Maps, record: &Record) -> ServiceReport {
+    let key = ServiceKey::Address {
+        protocol: Protocol::from_number(record.protocol).unwrap_or(Protocol::Tcp),
+        address: address_of(record.address, record.family),
+        port: u16::from_be(record.port),
+    };
+    let scheduler = u8::try_from(record.scheduler).ok().and_then(Scheduler::from_number);
+    let service = Service {
+        scheduler: scheduler.unwrap_or(Scheduler::None).name().into(),
+        flags: record.flags,
+        timeout: record.timeout,
+        netmask: Netmask::V4(record.netmask),
+        ..Service::new(key)
+    };
+    ServiceReport { service, stats: stats(&counters(maps, record)) }
+}

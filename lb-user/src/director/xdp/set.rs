@@ -1,0 +1,196 @@
+//! Destination sets: read from the arena, built beside the old one, moved to with one store.
+//!
+//! IPVS counterpart: the `add_dest`, `del_dest` and `upd_dest` hooks of its schedulers.
+
+use std::collections::BTreeMap;
+use std::mem::offset_of;
+
+use lb_common::destination::DestinationId;
+use lb_common::scheduler::wrr::Ladder;
+use lb_common::scheduler::{Cursor, Scheduler, sh};
+use lb_common::service::{LINE, MAX_DESTINATIONS, Service, SetHeader};
+use lb_common::settings::Settings;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::mapped::wait_for_readers;
+use super::maps::Maps;
+use crate::director::Error;
+
+/// What happened to a set, as far as its scheduler asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A destination came in at the head.
+    Added,
+    /// The destination at this position went.
+    Removed(u32),
+    /// A destination was edited.
+    Edited,
+    /// The service has another scheduler than before.
+    Rescheduled,
+}
+
+/// A service's destinations, newest first, with what its scheduler remembers.
+#[derive(Debug, Clone)]
+pub struct DestinationSet {
+    /// Where the scheduler stands.
+    pub cursor: Cursor,
+    /// The destinations' numbers.
+    pub ids: Vec<DestinationId>,
+}
+
+fn header_at(maps: &Maps, line: u32) -> Option<SetHeader> {
+    SetHeader::read_from_bytes(maps.arena.read(line)?.as_bytes()).ok()
+}
+
+/// The set that a service has.
+pub fn read(maps: &Maps, service: &Service) -> DestinationSet {
+    let line = service.set as u32;
+    let Some(header) = header_at(maps, line).filter(|_| line != 0) else {
+        return DestinationSet { cursor: Cursor::START, ids: Vec::new() };
+    };
+    let mut ids = Vec::with_capacity(header.length as usize);
+    let mut left = header.length.min(MAX_DESTINATIONS) as usize;
+    for numbers in (line + 1..).map_while(|line| maps.arena.read(line)) {
+        if left == 0 {
+            break;
+        }
+        ids.extend_from_slice(&numbers[..left.min(LINE)]);
+        left = left.saturating_sub(LINE);
+    }
+    DestinationSet { cursor: header.cursor.into(), ids }
+}
+
+impl DestinationSet {
+    /// The set's lines, after a change.
+    fn lines(
+        &self,
+        weights: &[u32],
+        scheduler: Scheduler,
+        slot: u32,
+        flags: u32,
+        change: Change,
+    ) -> Vec<[u32; LINE]> {
+        let ladder = Ladder::new(weights.iter().copied());
+        let before = if change == Change::Rescheduled { Cursor::START } else { self.cursor };
+        let cursor = match (scheduler, change) {
+            (Scheduler::WeightedRoundRobin, _) => ladder.relevel(before),
+            (_, Change::Added) => before.after_insertion(),
+            (_, Change::Removed(position)) => before.after_removal(position),
+            (_, Change::Edited | Change::Rescheduled) => before,
+        };
+        let mut table = Vec::new();
+        if scheduler == Scheduler::SourceHash {
+            let mut buckets = [0; sh::BUCKETS];
+            sh::fill(weights, &mut buckets);
+            table.extend_from_slice(&buckets);
+        }
+        let (length, table_length) = (self.ids.len() as u32, table.len() as u32);
+        let header = SetHeader {
+            cursor: cursor.into(),
+            length,
+            scheduler: scheduler as u32,
+            service: slot,
+            flags,
+            divisor: ladder.divisor,
+            top: ladder.top,
+            table: table_length,
+            lines: SetHeader::lines(length, table_length),
+            reserved: [0; 6],
+        };
+        let mut first = [0; LINE];
+        first.as_mut_bytes().copy_from_slice(header.as_bytes());
+        let mut lines = vec![first];
+        for numbers in self.ids.chunks(LINE).chain(table.chunks(LINE)) {
+            let mut line = [0; LINE];
+            line[..numbers.len()].copy_from_slice(numbers);
+            lines.push(line);
+        }
+        lines
+    }
+}
+
+/// Which lines of the arena are in use, as one process knows it.
+#[derive(Debug, Default)]
+pub struct Arena {
+    used: BTreeMap<u32, u32>,
+}
+
+impl Arena {
+    /// Finds out from the services.
+    pub fn of(maps: &Maps) -> Self {
+        let services = (0..maps.settings().services_used).filter_map(|slot| maps.services.read(slot));
+        let lines =
+            services.filter(|service| service.family != 0 && service.set != 0).filter_map(|service| {
+                let line = service.set as u32;
+                header_at(maps, line).map(|header| (line, header.lines))
+            });
+        Self { used: lines.collect() }
+    }
+
+    /// Finds room for so many lines.
+    ///
+    /// The search goes on where the last one ended, in whatever process. So lines that are given back rest until
+    /// the search has come around, and then it waits until no packet can be reading them any more.
+    fn allocate(&mut self, maps: &Maps, lines: u32) -> Result<u32, Error> {
+        let end = maps.arena.count();
+        let mut at = maps.settings().arena_next.clamp(1, end);
+        let mut around = false;
+        loop {
+            if let Some((start, length)) = self.used.range(..=at).next_back()
+                && start + length > at
+            {
+                at = start + length;
+            }
+            let limit = self.used.range(at..).next().map_or(end, |(start, _)| *start);
+            if limit.saturating_sub(at) >= lines {
+                self.used.insert(at, lines);
+                maps.settings.store_u32(0, offset_of!(Settings, arena_next), at + lines);
+                return Ok(at);
+            }
+            if limit < end {
+                at = limit;
+            } else if around {
+                return Err(Error::Errno(libc::ENOMEM));
+            } else {
+                around = true;
+                at = 1;
+                wait_for_readers();
+            }
+        }
+    }
+
+    /// Gives a service another set, or none if it has no destinations any more.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM when there is no room.
+    pub fn replace(
+        &mut self,
+        maps: &Maps,
+        slot: u32,
+        set: &DestinationSet,
+        change: Change,
+    ) -> Result<(), Error> {
+        let Some(service) = maps.services.read(slot) else { return Err(Error::NoSuchService) };
+        let scheduler = u8::try_from(service.scheduler).ok().and_then(Scheduler::from_number);
+        let scheduler = scheduler.unwrap_or(Scheduler::None);
+        let line = if set.ids.is_empty() {
+            0
+        } else {
+            let weights: Vec<u32> = set.ids.iter().map(|id| weight(maps, *id)).collect();
+            let lines = set.lines(&weights, scheduler, slot, service.flags, change);
+            let first = self.allocate(maps, lines.len() as u32)?;
+            for (line, numbers) in (first..).zip(&lines) {
+                maps.arena.write(line, numbers);
+            }
+            first
+        };
+        maps.services.store_u64(slot, offset_of!(Service, set), line.into());
+        self.used.remove(&(service.set as u32));
+        Ok(())
+    }
+}
+
+fn weight(maps: &Maps, id: DestinationId) -> u32 {
+    maps.destinations.read(id).map_or(0, |destination| destination.weight)
+}
