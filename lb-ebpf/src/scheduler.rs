@@ -23,6 +23,21 @@ const ATTEMPTS: u32 = 4;
 /// The destination that a service gives a new connection, if it has one that may take it.
 #[inline(always)]
 pub fn schedule(service: u32, tuple: &Tuple) -> Option<DestinationId> {
+    let id = scheduler_schedule(service, tuple.raw_source());
+    (id != NOBODY).then_some(id as DestinationId)
+}
+
+const NOBODY: u64 = u64::MAX;
+
+/// [`schedule`], checked by the verifier once for all calls; see `connection`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn scheduler_schedule(service: u32, source: u32) -> u64 {
+    choose(service, source).map_or(NOBODY, u64::from)
+}
+
+#[inline(always)]
+fn choose(service: u32, source: u32) -> Option<DestinationId> {
     let line = maps::service_set(service)?;
     if line == 0 {
         return None;
@@ -30,7 +45,7 @@ pub fn schedule(service: u32, tuple: &Tuple) -> Option<DestinationId> {
     let set = SetHeaderRef::at(line)?;
     let header = set.read();
     let position = if header.scheduler == Scheduler::SourceHash as u32 {
-        by_source(line, &header, tuple)?
+        by_source(line, &header, source)?
     } else {
         by_search(line, set, &header)?
     };
@@ -39,8 +54,8 @@ pub fn schedule(service: u32, tuple: &Tuple) -> Option<DestinationId> {
 
 /// Source hashing: the position that the client's bucket holds.
 #[inline(always)]
-fn by_source(line: u32, header: &SetHeader, tuple: &Tuple) -> Option<u32> {
-    let bucket = sh::bucket(address::key_v4(tuple.raw_source().to_ne_bytes()), 0);
+fn by_source(line: u32, header: &SetHeader, source: u32) -> Option<u32> {
+    let bucket = sh::bucket(address::key_v4(source.to_ne_bytes()), 0);
     let position = maps::arena_number(line + SetHeader::table_line(header.length), bucket)?;
     let id = maps::arena_number(line + 1, position)?;
     candidate(id)?.usable().then_some(position)
