@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 
 use super::options::{CommandKind, Slot};
-use crate::director::{Error, errno_text};
+use crate::director::Error;
 
 /// Why a command line was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,31 +103,18 @@ pub fn cannot_start(error: &Error) -> String {
     }
 }
 
+/// What went wrong, in ipvsadm's words. A director names what its command makes of an error number; what has
+/// no name of its own has the same words for every command.
 fn words(command: CommandKind, error: &Error) -> String {
-    use CommandKind as C;
-    let on_destination = matches!(command, C::AddDestination | C::EditDestination | C::DeleteDestination);
+    use CommandKind::{AddDestination, DeleteDestination, EditDestination};
     match error {
-        Error::NoSuchService if on_destination => "Service not defined".into(),
-        Error::Errno(number) => match (command, *number) {
-            (C::AddService, libc::EEXIST) => Error::ServiceExists.to_string(),
-            (C::AddService | C::EditService, libc::ENOENT) => Error::UnknownScheduler.to_string(),
-            (C::EditService | C::DeleteService | C::Zero | C::List, libc::ESRCH) => {
-                Error::NoSuchService.to_string()
-            }
-            (_, libc::ESRCH) if on_destination => "Service not defined".into(),
-            (C::AddDestination, libc::EEXIST) => Error::DestinationExists.to_string(),
-            (C::EditDestination | C::DeleteDestination, libc::ENOENT) => Error::NoSuchDestination.to_string(),
-            (C::StartDaemon, libc::EEXIST) => Error::DaemonRuns.to_string(),
-            (C::StopDaemon, libc::ESRCH) => Error::NoDaemon.to_string(),
-            (_, libc::EPERM) => Error::PermissionDenied.to_string(),
-            (_, libc::EINVAL) => Error::Invalid.to_string(),
-            (_, libc::ENOPROTOOPT) => "Protocol not available".into(),
-            (_, libc::ENOMEM) => "Memory allocation problem".into(),
-            (_, libc::EOPNOTSUPP) => "Operation not supported with IPv6".into(),
-            (_, libc::EAFNOSUPPORT) => "Operation not supported with specified address family".into(),
-            (_, libc::EMSGSIZE) => "Module is wrong version".into(),
-            (_, number) => errno_text(number),
-        },
+        Error::NoSuchService if matches!(command, AddDestination | EditDestination | DeleteDestination) => {
+            "Service not defined".into()
+        }
+        Error::Errno(libc::ENOMEM) => "Memory allocation problem".into(),
+        Error::Errno(libc::EOPNOTSUPP) => "Operation not supported with IPv6".into(),
+        Error::Errno(libc::EAFNOSUPPORT) => "Operation not supported with specified address family".into(),
+        Error::Errno(libc::EMSGSIZE) => "Module is wrong version".into(),
         other => other.to_string(),
     }
 }
@@ -142,12 +129,9 @@ mod tests {
         for (command, error, text) in [
             (C::AddDestination, Error::NoSuchService, "Service not defined"),
             (C::DeleteService, Error::NoSuchService, "No such service"),
-            (C::AddService, Error::Errno(libc::EEXIST), "Service already exists"),
-            (C::AddDestination, Error::Errno(libc::EEXIST), "Destination already exists"),
-            (C::StartDaemon, Error::Errno(libc::EEXIST), "Daemon has already run"),
-            (C::StopDaemon, Error::Errno(libc::ESRCH), "No daemon is running"),
             (C::StartDaemon, Error::Errno(libc::ENODEV), "No such device"),
-            (C::Clear, Error::Errno(libc::EPERM), "Permission denied (you must be root)"),
+            (C::AddService, Error::Errno(libc::EOPNOTSUPP), "Operation not supported with IPv6"),
+            (C::Clear, Error::Errno(libc::ENOPROTOOPT), "Protocol not available"),
             (C::AddService, Error::Unsupported("no SCTP".into()), "no SCTP"),
         ] {
             assert_eq!(refusal(command, &error), Complaint::Refused(text.into()));

@@ -59,7 +59,7 @@ pub enum Error {
 }
 
 /// The C library's text for an error number.
-pub(crate) fn errno_text(number: i32) -> String {
+fn errno_text(number: i32) -> String {
     let text = std::io::Error::from_raw_os_error(number).to_string();
     match text.rfind(" (os error ") {
         Some(end) => text[..end].into(),
