@@ -23,11 +23,16 @@ const LEFT_OUT: &[(&str, &[u32], &str)] = &[
     ("numbers/m-boundary", &[4, 5], COUNTERS),
     ("numbers/g-boundary", &[2, 3, 4, 5, 6, 7, 8, 9], COUNTERS),
     ("save-restore/sh-flag3-round-trip", &[1], "no -b without flags to name, which could not be restored"),
-    ("save-restore/restore-final-space-no-newline", &[3], "the last line is not lost"),
+    ("save-restore/restore-final-space-no-newline", &[3], LAST_LINE),
+    ("generated/2-43", &[2], LAST_LINE),
+    ("generated/2-74", &[5, 6], MARKS),
+    ("generated/2-84", &[7, 8], MARKS),
 ];
 
 /// A reason in [`LEFT_OUT`].
 const MARKS: &str = "marks above 2147483647 are not negative";
+/// A reason in [`LEFT_OUT`].
+const LAST_LINE: &str = "a last line that ends in blanks is not lost";
 /// A reason in [`LEFT_OUT`].
 const COUNTERS: &str = "servers' counters are not cut to 32 bits";
 
@@ -37,8 +42,6 @@ fn needs_more(record: &Record) -> Option<&'static str> {
         Some("needs packets")
     } else if record.argv.as_ref().is_none_or(|argv| argv[0] == "cat") {
         Some("reads /proc")
-    } else if record.unstable.is_some() {
-        Some("differs from run to run in the kernel")
     } else {
         None
     }
@@ -77,7 +80,7 @@ fn the_recorded_commands_do_the_same_here() {
         .collect();
     files.sort();
 
-    let (mut ran, mut elsewhere, mut different) = (0, 0, Vec::new());
+    let (mut ran, mut unstable, mut elsewhere, mut different) = (0, 0, 0, Vec::new());
     let mut left_out: BTreeMap<(&str, u32), bool> = BTreeMap::new();
     for file in &files {
         let records = records(file);
@@ -89,6 +92,10 @@ fn the_recorded_commands_do_the_same_here() {
                     continue;
                 }
                 let difference = difference(&mut memory, record, &names);
+                if record.unstable.is_some() {
+                    unstable += 1;
+                    continue;
+                }
                 match LEFT_OUT
                     .iter()
                     .find(|row| row.0 == record.case && (row.1.is_empty() || row.1.contains(&record.step)))
@@ -104,12 +111,16 @@ fn the_recorded_commands_do_the_same_here() {
             }
         }
     }
-    println!("{ran} commands ran, {elsewhere} need more, {} left out", left_out.len());
+    println!(
+        "{ran} commands ran, {unstable} more differ from run to run in the kernel, {elsewhere} need more, \
+         {} left out",
+        left_out.len()
+    );
     for text in different.iter().take(40) {
         println!("{text}");
     }
     assert!(different.is_empty(), "{} of {ran} commands differ", different.len());
-    assert!(ran > 2000, "only {ran} commands ran");
+    assert!(ran > 3000, "only {ran} commands ran");
     for (case, steps, _) in LEFT_OUT {
         let mut found = left_out.iter().filter(|(key, _)| key.0 == *case);
         if steps.is_empty() {

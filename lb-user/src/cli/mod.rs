@@ -90,8 +90,12 @@ pub fn run(
     };
     let words: Vec<&[u8]> = arguments.iter().map(|word| word.as_bytes()).collect();
     let tool = Tool::of(program);
-    let mut session =
-        Session { program: program.as_bytes(), with_added: tool == Tool::Xipvs, director, names };
+    let program = match tool {
+        Tool::Xipvs | Tool::Ipvsadm => program.as_bytes(),
+        // The scripts call ipvsadm, and messages name it.
+        Tool::Save | Tool::Restore => b"ipvsadm",
+    };
+    let mut session = Session { program, with_added: tool == Tool::Xipvs, director, names };
     match tool {
         Tool::Xipvs | Tool::Ipvsadm => session.run(&words, streams),
         Tool::Save => restore::save_script(&mut session, &words, streams),
