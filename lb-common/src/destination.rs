@@ -91,6 +91,7 @@ pub struct Counters {
 
 impl Counters {
     /// Adds what another set counted.
+    #[inline(always)]
     pub fn add(&mut self, other: &Self) {
         self.connections = self.connections.wrapping_add(other.connections);
         self.in_packets = self.in_packets.wrapping_add(other.in_packets);
@@ -100,6 +101,8 @@ impl Counters {
     }
 
     /// What was counted since `base`.
+    #[inline(always)]
+    #[must_use]
     pub fn since(&self, base: &Self) -> Self {
         Self {
             connections: self.connections.wrapping_sub(base.connections),

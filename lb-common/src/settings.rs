@@ -55,6 +55,10 @@ pub struct Settings {
     pub services_used: u32,
     /// Changes of the table so far, by which a process knows what it remembers to be true still.
     pub revision: u32,
+    /// Turns of the estimator so far: each looks at one of [`crate::stats::TURNS`] shares of the destinations.
+    pub estimator_turn: u32,
+    /// Fills the word.
+    pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
     /// A bit for the hash of every virtual address and every address of a destination: a packet between two
@@ -86,6 +90,8 @@ impl Settings {
             destinations_used: 0,
             services_used: 0,
             revision: 0,
+            estimator_turn: 0,
+            reserved: 0,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_BITS / 64],
         }

@@ -4,10 +4,15 @@
 //! what was counted since the last one. So a constant rate shows as 25, 44, 58, 68, 76... per cent of itself.
 //! Which counters, and when, is not decided here. IPVS counterpart: `ip_vs_est.c`.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::destination::Counters;
 
 /// Seconds between two ticks.
 pub const TICK_SECONDS: u64 = 2;
+
+/// Turns in which the kernel side goes through all destinations within a tick, at 128 turns a second.
+pub const TURNS: u32 = 256;
 
 /// Binary digits after the point of an estimate, in connections or packets a second.
 const COUNT_FRACTION: u32 = 10;
@@ -36,7 +41,8 @@ pub struct Rates {
 
 /// What is kept from tick to tick.
 #[doc(alias = "ip_vs_estimator")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub struct Estimator {
     last: Counters,
     connections: Estimate<COUNT_FRACTION>,
@@ -44,6 +50,17 @@ pub struct Estimator {
     out_packets: Estimate<COUNT_FRACTION>,
     in_bytes: Estimate<BYTE_FRACTION>,
     out_bytes: Estimate<BYTE_FRACTION>,
+}
+
+impl Rates {
+    /// Adds the rates of another estimator.
+    pub fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.in_packets += other.in_packets;
+        self.out_packets += other.out_packets;
+        self.in_bytes += other.in_bytes;
+        self.out_bytes += other.out_bytes;
+    }
 }
 
 impl Estimator {
@@ -56,6 +73,7 @@ impl Estimator {
 
     /// The estimator after a tick that finds these counters.
     #[doc(alias = "estimation_timer")]
+    #[inline(always)]
     #[must_use]
     pub fn tick(self, counters: Counters) -> Self {
         let delta = counters.since(&self.last);
@@ -88,11 +106,13 @@ impl Estimator {
 }
 
 /// A smoothed rate a second with `FRACTION` binary digits after the point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Estimate<const FRACTION: u32>(u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Estimate<const FRACTION: u32>(u64);
 
 impl<const FRACTION: u32> Estimate<FRACTION> {
     /// Moves a quarter of the way to the rate of `counted` in one tick.
+    #[inline(always)]
     const fn tick(self, counted: u64) -> Self {
         let rate = counted.wrapping_mul((1 << FRACTION) / TICK_SECONDS);
         // An arithmetic shift: a falling rate rounds down too.

@@ -20,6 +20,7 @@ mod open;
 mod packet;
 mod scheduler;
 mod service;
+mod stats;
 mod sweep;
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};

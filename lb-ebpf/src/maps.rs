@@ -11,12 +11,13 @@ use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_spin_lock, bpf_
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::connection::{Entry, Set, WAYS};
-use lb_common::destination::{CounterLine, Destination, DestinationId};
+use lb_common::destination::{CounterLine, Counters, Destination, DestinationId};
 use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::scheduler::overload::Thresholds;
 use lb_common::service::{LINE, Service, ServiceKey, SetHeader};
 use lb_common::settings::{Program, Settings, Vlan};
+use lb_common::stats::Estimator;
 
 use crate::machine;
 
@@ -45,6 +46,10 @@ static DESTINATIONS: Array<Destination, 131072, MAPPED> = Array::new();
 /// Counters of each destination on each CPU: slot `cpu * destinations + destination`.
 #[btf_map]
 static COUNTERS: Array<CounterLine, 131072, MAPPED> = Array::new();
+
+/// The rates of each destination.
+#[btf_map]
+static RATES: Array<Estimator, 131072, MAPPED> = Array::new();
 
 /// Reason counters: slot `cpu`.
 #[btf_map]
@@ -153,7 +158,10 @@ impl SettingsRef {
         reuse_mode,
         ticks_per_second,
         sweep_position,
-        sweep_stride
+        sweep_stride,
+        cpus,
+        destinations_used,
+        estimator_turn
     );
 
     /// [`Settings::seed`].
@@ -176,6 +184,13 @@ impl SettingsRef {
         let (word, bit) = Settings::address_bit(address);
         // SAFETY: as above; `address_bit` masks the index to the table's length.
         unsafe { read_volatile(addr_of!((*self.0).addresses[word & 63])) & bit != 0 }
+    }
+
+    /// Notes that the estimator has had another turn.
+    #[inline(always)]
+    pub fn set_estimator_turn(self, turn: u32) {
+        // SAFETY: as above; only the sweep writes it.
+        unsafe { write_volatile(addr_of_mut!((*self.0).estimator_turn), turn) };
     }
 
     /// Notes how far the sweep has come, and when.
@@ -251,6 +266,25 @@ pub fn count_packet(settings: SettingsRef, destination: DestinationId, what: Cou
                 write_volatile(connections, read_volatile(connections).wrapping_add(1));
             }
         }
+    }
+}
+
+/// Adds what a destination has counted on one CPU.
+#[inline(always)]
+pub fn add_counted(settings: SettingsRef, cpu: u32, destination: DestinationId, sum: &mut Counters) {
+    let slot = cpu.wrapping_mul(settings.destinations()).wrapping_add(destination);
+    if let Some(line) = COUNTERS.get_ptr(slot) {
+        // SAFETY: the pointer is to an element; another CPU may be counting on, which the next tick sees.
+        sum.add(&unsafe { read_volatile(addr_of!((*line).counters)) });
+    }
+}
+
+/// Lets a destination's estimator see what was counted.
+#[inline(always)]
+pub fn estimate(destination: DestinationId, counted: &Counters) {
+    if let Some(estimator) = RATES.get_ptr_mut(destination) {
+        // SAFETY: the pointer is to an element, which the sweep alone writes, but for user space's zeroing.
+        unsafe { write_volatile(estimator, read_volatile(estimator).tick(*counted)) };
     }
 }
 

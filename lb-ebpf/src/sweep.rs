@@ -1,7 +1,7 @@
 //! The sweep: deletes dead connections, a slice of the table a tick, with no process running.
 //!
 //! One kernel timer drives it. A tick visits `Settings::sweep_stride` sets and reads one line of each, so that
-//! it never holds a CPU for long.
+//! it never holds a CPU for long. The estimator of rates has its turn with it.
 
 use core::ffi::{c_int, c_void};
 use core::ptr::addr_of_mut;
@@ -10,7 +10,7 @@ use aya_ebpf::bindings::bpf_timer;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start};
 
 use crate::maps::{SWEEPER, Sweeper, settings};
-use crate::{clock, connection};
+use crate::{clock, connection, stats};
 
 /// Nanoseconds between two ticks of the sweep: 128 a second.
 const PERIOD: u64 = 1_000_000_000 / 128;
@@ -40,6 +40,7 @@ extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -
         let stride = settings.sweep_stride();
         visit(&mut slice, stride);
         settings.set_sweep(slice.first.wrapping_add(stride) & settings.set_mask(), slice.now);
+        stats::take_turn(settings);
     }
     // SAFETY: the kernel hands the callback its own map element.
     unsafe { bpf_timer_start(addr_of_mut!((*sweeper).timer).cast::<bpf_timer>(), PERIOD, 0) };

@@ -217,7 +217,7 @@ pub fn report(maps: &Maps, id: DestinationId) -> Option<DestinationReport> {
             lower_threshold: record.lower_threshold,
             ..Destination::new(key_of(&record))
         },
-        stats: service::stats(&maps.counted(id).since(&record.load.baseline)),
+        stats: service::stats(&maps.counted(id).since(&record.load.baseline), &maps.rates(id)),
         active: record.load.active,
         inactive: record.load.total.saturating_sub(record.load.active),
         persistent: record.load.persistent,

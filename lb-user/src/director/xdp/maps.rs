@@ -16,6 +16,7 @@ use lb_common::protocol::{state, tcp};
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey};
 use lb_common::settings::{LAYOUT, Settings};
+use lb_common::stats::{Estimator, Rates};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::mapped::Mapped;
@@ -42,6 +43,7 @@ pub struct Maps {
     /// Lines of numbers.
     pub arena: Mapped<[u32; LINE]>,
     counters: Mapped<CounterLine>,
+    rates: Mapped<Estimator>,
     reasons: Mapped<[u64; REASON_SLOTS]>,
     index: HashMap<MapData, u64, u32>,
 }
@@ -112,6 +114,7 @@ impl Maps {
             destinations: mapped(directory, "DESTINATIONS")?,
             arena: mapped(directory, "ARENA")?,
             counters: mapped(directory, "COUNTERS")?,
+            rates: mapped(directory, "RATES")?,
             reasons: mapped(directory, "REASONS")?,
             index: HashMap::try_from(Map::HashMap(index))
                 .map_err(|error| unavailable("SERVICE_INDEX", &error))?,
@@ -179,6 +182,16 @@ impl Maps {
         sum
     }
 
+    /// The rates of a destination.
+    pub fn rates(&self, id: DestinationId) -> Rates {
+        self.rates.read(id).map_or(Rates::default(), |estimator| estimator.rates())
+    }
+
+    /// Has the rates of a destination begin anew.
+    pub fn clear_rates(&self, id: DestinationId) {
+        self.rates.write(id, &Estimator::new(self.counted(id)));
+    }
+
     /// Zeroes the counters of a destination's slot that nothing uses.
     pub fn clear_counters(&self, id: DestinationId) {
         let settings = self.settings();
@@ -186,6 +199,7 @@ impl Maps {
         for cpu in 0..settings.cpus {
             self.counters.write(cpu * settings.destinations + id, &empty);
         }
+        self.clear_rates(id);
     }
 
     /// How often each reason was met, on all CPUs.

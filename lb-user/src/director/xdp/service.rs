@@ -8,6 +8,7 @@ use lb_common::protocol::Protocol;
 use lb_common::scheduler::Scheduler;
 use lb_common::service::{self, Service as Record};
 use lb_common::settings::Settings;
+use lb_common::stats::Rates;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::maps::Maps;
@@ -184,6 +185,7 @@ pub fn zero(maps: &Maps, slot: u32) {
     store_departed(maps, slot, &record.departed.since(&now));
     for id in set::read(maps, &record).ids {
         store_baseline(maps, id, &maps.counted(id));
+        maps.clear_rates(id);
     }
 }
 
@@ -197,15 +199,19 @@ pub fn store_baseline(maps: &Maps, id: DestinationId, baseline: &Counters) {
     }
 }
 
-/// Counters as reports have them. There are no rates yet.
-pub fn stats(counters: &Counters) -> Stats {
+/// Counters and rates as reports have them.
+pub fn stats(counters: &Counters, rates: &Rates) -> Stats {
     Stats {
         connections: counters.connections,
         in_packets: counters.in_packets,
         out_packets: counters.out_packets,
         in_bytes: counters.in_bytes,
         out_bytes: counters.out_bytes,
-        ..Stats::default()
+        connection_rate: rates.connections,
+        in_packet_rate: rates.in_packets,
+        out_packet_rate: rates.out_packets,
+        in_byte_rate: rates.in_bytes,
+        out_byte_rate: rates.out_bytes,
     }
 }
 
@@ -224,5 +230,8 @@ pub fn report(maps: &Maps, record: &Record) -> ServiceReport {
         netmask: Netmask::V4(record.netmask),
         ..Service::new(key)
     };
-    ServiceReport { service, stats: stats(&counters(maps, record)) }
+    // Estimators are linear, so that the sum of its destinations' is the service's.
+    let mut rates = Rates::default();
+    set::read(maps, record).ids.iter().for_each(|id| rates.add(&maps.rates(*id)));
+    ServiceReport { service, stats: stats(&counters(maps, record), &rates) }
 }
