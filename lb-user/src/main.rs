@@ -1,3 +1,11 @@
-//! The `xipvs` command.
+//! The `xipvs` command, which under the names `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore` is that tool.
 
-fn main() {}
+mod command;
+mod status;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    ExitCode::from(command::run(&arguments))
+}

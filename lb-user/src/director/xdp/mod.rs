@@ -7,9 +7,12 @@
 
 pub mod connection;
 pub mod destination;
+pub mod lifecycle;
 mod mapped;
 pub mod maps;
+pub mod neighbour;
 pub mod repair;
+pub mod routing;
 pub mod service;
 mod set;
 pub mod sizes;

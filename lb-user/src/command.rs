@@ -1,0 +1,297 @@
+//! What was typed: one of xipvs's own commands, or ipvsadm's command line.
+//!
+//! Own commands are read by clap, ipvsadm's by [`xipvs::cli`], which needs no more than a director.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use xipvs::cli::names::SystemNames;
+use xipvs::cli::{self, Streams, Tool, help};
+use xipvs::director::kernel::Kernel;
+use xipvs::director::xdp::Xdp;
+use xipvs::director::xdp::lifecycle::{self, Mode};
+use xipvs::director::xdp::sizes::Sizes;
+use xipvs::director::{self, Director};
+use xipvs::netns;
+
+use crate::status;
+
+/// The exit status of what went wrong, as ipvsadm's when it cannot start.
+const FAILED: u8 = 2;
+
+/// Chooses the director when the command line does not.
+const DIRECTOR: &str = "XIPVS_DIRECTOR";
+
+/// IPVS at XDP speed.
+#[derive(Debug, Parser)]
+#[command(name = "xipvs", disable_version_flag = true, disable_help_subcommand = true)]
+struct CommandLine {
+    /// Work in this network namespace (a name of `ip netns`).
+    #[arg(long, value_name = "NAME", global = true)]
+    netns: Option<String>,
+    /// Whose table to work on.
+    #[arg(long, value_enum, value_name = "DIRECTOR", global = true)]
+    director: Option<DirectorName>,
+    #[command(subcommand)]
+    command: Own,
+}
+
+/// Whose table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DirectorName {
+    /// The XDP program's.
+    Xdp,
+    /// The kernel's own IPVS.
+    Kernel,
+}
+
+/// The commands that ipvsadm does not have.
+#[derive(Debug, Subcommand)]
+enum Own {
+    /// Attach the packet program to interfaces, loading it if need be, and replace an older one.
+    Attach {
+        /// The interfaces.
+        #[arg(required = true, value_name = "IFACE")]
+        interfaces: Vec<String>,
+        /// Attach in the network stack instead of the driver: slower, but works with every driver.
+        #[arg(long)]
+        generic: bool,
+        /// Make the connection table large enough for so many connections.
+        #[arg(long, value_name = "N")]
+        connections: Option<u32>,
+    },
+    /// Take the packet program off interfaces; without any, remove everything: program, table, connections.
+    Detach {
+        /// The interfaces.
+        #[arg(value_name = "IFACE")]
+        interfaces: Vec<String>,
+    },
+    /// Show interfaces, how full the tables are, and why packets were not forwarded.
+    Status {
+        /// Show reasons that no packet had, too.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// Runs a command line, with the program's name as its first word, and returns the exit status.
+pub fn run(arguments: &[OsString]) -> u8 {
+    let tool = arguments.first().map_or(Tool::Xipvs, |program| Tool::of(program));
+    match carry_out(tool, arguments) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("xipvs: {error:#}");
+            FAILED
+        }
+    }
+}
+
+fn carry_out(tool: Tool, arguments: &[OsString]) -> Result<u8> {
+    let mut director = director_by_environment()?;
+    if tool != Tool::Xipvs {
+        return Ok(as_ipvsadm(tool, director, arguments));
+    }
+    let (front, rest) = Front::split(arguments.get(1..).unwrap_or_default());
+    match rest.first().and_then(|word| word.to_str()) {
+        Some("-v" | "--version") => {
+            help::write_version(&mut io::stdout(), true)?;
+            Ok(0)
+        }
+        Some("-h" | "--help") => {
+            let mut to = io::stdout().lock();
+            write!(
+                to,
+                "{}\nEverything else is ipvsadm's command line.\n\n",
+                CommandLine::command().render_help()
+            )?;
+            help::write(&mut to, b"xipvs", true)?;
+            Ok(0)
+        }
+        Some(word) if !word.starts_with('-') => own(arguments),
+        _ => {
+            if let Some(name) = front.director {
+                director = DirectorName::from_str(&name.to_string_lossy(), false)
+                    .map_err(|_| anyhow::anyhow!("--director {}: no such director", name.display()))?;
+            }
+            if let Some(name) = front.netns {
+                enter(&name.to_string_lossy())?;
+            }
+            let program = arguments.first().cloned().into_iter();
+            Ok(as_ipvsadm(tool, director, &program.chain(rest.iter().cloned()).collect::<Vec<_>>()))
+        }
+    }
+}
+
+/// The options that stand before all others.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Front {
+    netns: Option<OsString>,
+    director: Option<OsString>,
+}
+
+impl Front {
+    /// Takes them off the front of a command line.
+    fn split(mut words: &[OsString]) -> (Self, &[OsString]) {
+        let mut front = Self::default();
+        while let Some((word, rest)) = words.split_first() {
+            let Some(word) = word.to_str() else { break };
+            let (name, attached) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(OsString::from(value))),
+                None => (word, None),
+            };
+            let place = match name {
+                "--netns" => &mut front.netns,
+                "--director" => &mut front.director,
+                _ => break,
+            };
+            let detached = attached.is_none();
+            *place = attached.or_else(|| rest.first().cloned()).or_else(|| Some(OsString::new()));
+            words = rest.get(usize::from(detached)..).unwrap_or_default();
+        }
+        (front, words)
+    }
+}
+
+fn director_by_environment() -> Result<DirectorName> {
+    match env::var_os(DIRECTOR) {
+        None => Ok(DirectorName::Xdp),
+        Some(name) => DirectorName::from_str(&name.to_string_lossy(), false)
+            .map_err(|_| anyhow::anyhow!("{DIRECTOR}={}: no such director", name.display())),
+    }
+}
+
+fn enter(name: &str) -> Result<()> {
+    netns::enter(name).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => anyhow::anyhow!("--netns {name}: no such network namespace"),
+        io::ErrorKind::PermissionDenied => anyhow::anyhow!("{}", director::Error::PermissionDenied),
+        _ => anyhow::anyhow!("--netns {name}: {error}"),
+    })
+}
+
+/// Runs ipvsadm's command line on a director.
+fn as_ipvsadm(tool: Tool, director: DirectorName, arguments: &[OsString]) -> u8 {
+    let opened: director::Result<Box<dyn Director>> = match director {
+        DirectorName::Xdp => open_xdp().map(|director| Box::new(director) as _),
+        DirectorName::Kernel => Kernel::open().map(|director| Box::new(director) as _),
+    };
+    let mut director = match opened {
+        Ok(director) => director,
+        Err(error) if tool == Tool::Xipvs => {
+            eprintln!("xipvs: {error}");
+            return FAILED;
+        }
+        Err(error) => {
+            eprintln!("Can't initialize ipvs: {error}");
+            eprintln!("Are you sure that IP Virtual Server is built in the kernel or as module?");
+            return FAILED;
+        }
+    };
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    let mut streams =
+        Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, stderr: &mut io::stderr() };
+    let status = cli::run(arguments, &mut streams, director.as_mut(), &SystemNames::default());
+    match stdout.flush() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe && status == 0 => {
+            eprintln!("cannot write to standard output: {error}");
+            1
+        }
+        _ => status,
+    }
+}
+
+/// Opens the XDP director, after loading it if need be, as ipvsadm loads the module.
+fn open_xdp() -> director::Result<Xdp> {
+    Xdp::open(lifecycle::load(&sizes()?)?.directory())
+}
+
+fn sizes() -> director::Result<Sizes> {
+    lifecycle::possible_cpus().map(Sizes::new)
+}
+
+/// Carries out one of xipvs's own commands.
+fn own(arguments: &[OsString]) -> Result<u8> {
+    let typed = match CommandLine::try_parse_from(arguments) {
+        Ok(typed) => typed,
+        Err(error) => {
+            error.print()?;
+            return Ok(if error.use_stderr() { FAILED } else { 0 });
+        }
+    };
+    if let Some(name) = &typed.netns {
+        enter(name)?;
+    }
+    anyhow::ensure!(typed.director != Some(DirectorName::Kernel), "the kernel's IPVS is attached nowhere");
+    let mut to = io::stdout().lock();
+    match typed.command {
+        Own::Attach { interfaces, generic, connections } => {
+            let usual = sizes()?;
+            let sizes = connections.map_or(usual, |connections| usual.with_connections(connections));
+            attach(&interfaces, generic, &sizes, connections.is_some())?;
+        }
+        Own::Detach { interfaces } if interfaces.is_empty() => lifecycle::detach_all()?,
+        Own::Detach { interfaces } => lifecycle::detach(&interfaces)?,
+        Own::Status { all } => status::write(&mut to, all).context("cannot show the status")?,
+    }
+    to.flush()?;
+    Ok(0)
+}
+
+fn attach(interfaces: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Result<()> {
+    let (attached, replaced) = lifecycle::attach(interfaces, generic, sizes, fixed)?;
+    for one in attached {
+        let name = &one.interface;
+        if one.already {
+            eprintln!("xipvs: {name} was attached already ({})", one.mode.name());
+        }
+        if let Some(why) = one.fallback {
+            eprintln!(
+                "xipvs: warning: {name} is attached in {} mode, which is slower: {why}",
+                Mode::Generic.name()
+            );
+        }
+    }
+    if replaced {
+        eprintln!("xipvs: replaced an older program; connections stay");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(Into::into).collect()
+    }
+
+    #[test]
+    fn front_options_come_off_and_nothing_else() {
+        for (line, netns, director, rest) in [
+            ("--netns lb -A -t 1.2.3.4:80", Some("lb"), None, "-A -t 1.2.3.4:80"),
+            ("--netns=lb --director kernel -Ln", Some("lb"), Some("kernel"), "-Ln"),
+            ("--director=xdp", None, Some("xdp"), ""),
+            ("-Ln --netns lb", None, None, "-Ln --netns lb"),
+            ("--netns", Some(""), None, ""),
+            ("", None, None, ""),
+        ] {
+            let typed = words(line);
+            let (front, left) = Front::split(&typed);
+            assert_eq!(front.netns.as_deref(), netns.map(OsStr::new), "{line}");
+            assert_eq!(front.director.as_deref(), director.map(OsStr::new), "{line}");
+            assert_eq!(left, words(rest), "{line}");
+        }
+    }
+
+    #[test]
+    fn own_commands_are_consistent() {
+        CommandLine::command().debug_assert();
+        let typed = CommandLine::try_parse_from(words("xipvs attach eth0 eth1 --netns lb")).unwrap();
+        assert_eq!(typed.netns.as_deref(), Some("lb"));
+        assert!(CommandLine::try_parse_from(words("xipvs attach")).is_err());
+    }
+}

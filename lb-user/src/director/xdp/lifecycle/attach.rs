@@ -1,0 +1,270 @@
+//! Attaching the program to interfaces and taking it off.
+//!
+//! An interface that is attached has a link of the kernel (`bpf_link`), pinned as `link-INDEX`: the name of an
+//! interface may change, and may have dots, which bpffs does not take.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpMode;
+use aya::programs::{ProgramError, Xdp};
+use aya_obj::programs::XdpAttachType;
+
+use super::interface::{self, Interface, Mode};
+use super::load::{self, ENTRY};
+use super::pins::Pins;
+use super::{failed, refused, sysctl};
+use crate::director::xdp::routing::Routing;
+use crate::director::xdp::sizes::Sizes;
+use crate::director::xdp::{maps::Maps, neighbour};
+use crate::director::{Error, Result, errno_text};
+
+/// The first part of the names of pinned links.
+const LINK: &str = "link-";
+
+/// What became of an interface that was to be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its name.
+    pub interface: String,
+    /// How the program is attached.
+    pub mode: Mode,
+    /// It was attached before.
+    pub already: bool,
+    /// Why the driver did not take the program, where it was tried.
+    pub fallback: Option<Fallback>,
+}
+
+/// Why an interface was attached in generic mode though native was wanted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("its driver does not take XDP programs ({0})")]
+pub struct Fallback(String);
+
+/// Attaches the program to interfaces by name, loading it and making maps if need be, and replaces older programs.
+///
+/// With `generic` the driver is not even asked. `connections` is how many the table shall have room for if it is
+/// made now. All interfaces are attached or, after an error, none of those that were not before. The second
+/// answer is whether older programs were replaced.
+///
+/// # Errors
+///
+/// As of [`load()`](super::load()), or an interface that is not there or has another program.
+pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Result<(Vec<Attached>, bool)> {
+    let pins = Pins::find()?;
+    let mut routing = Routing::open()?;
+    let interfaces = interface::list(&mut routing)?;
+    let wanted: Vec<&Interface> = names.iter().map(|name| find(&interfaces, name)).collect::<Result<_>>()?;
+
+    let guard = pins.lock()?;
+    let fresh = load::load_locked(&pins, &guard, sizes)?;
+    if !fresh && fixed {
+        let sets = Maps::open(pins.directory())?.settings().set_mask + 1;
+        if sets != sizes.sets {
+            let why = "the connection table is there already and keeps its size until `xipvs detach`";
+            return Err(failed("--connections", why));
+        }
+    }
+    let replaced = !fresh && load::replace(&pins, &guard)?;
+    forget_missing(&pins, &interfaces)?;
+
+    let mut made: Vec<Attached> = Vec::new();
+    for interface in wanted {
+        match attach_one(&pins, interface, generic) {
+            Ok(attached) => made.push(attached),
+            Err(error) => {
+                for new in made.iter().filter(|new| !new.already) {
+                    // The first error is the one to tell.
+                    let _ = find(&interfaces, &new.interface).and_then(|it| detach_one(&pins, it));
+                }
+                return Err(error);
+            }
+        }
+    }
+    interface::tell_vlans(pins.directory(), &interfaces)?;
+    Ok((made, replaced))
+}
+
+fn find<'a>(interfaces: &'a [Interface], name: &str) -> Result<&'a Interface> {
+    interfaces
+        .iter()
+        .find(|interface| interface.name == name)
+        .ok_or_else(|| failed(format!("interface {name}"), "no such device"))
+}
+
+fn link_pin(pins: &Pins, index: u32) -> PathBuf {
+    pins.directory().join(format!("{LINK}{index}"))
+}
+
+/// How our program is attached to an interface, if it is.
+fn mode_of(pins: &Pins, interface: &Interface) -> Option<Mode> {
+    let link = PinnedLink::from_pin(link_pin(pins, interface.index)).ok()?;
+    let ours = FdLink::from(link).info().ok()?.program_id();
+    interface.program.filter(|(program, _)| *program == ours).map(|(_, mode)| mode)
+}
+
+fn attach_one(pins: &Pins, interface: &Interface, generic: bool) -> Result<Attached> {
+    let name = &interface.name;
+    let done = |mode, already, fallback| Attached { interface: name.clone(), mode, already, fallback };
+    if let Some(mode) = mode_of(pins, interface) {
+        // A kill may have come between switching on and attaching, or somebody may have switched off since.
+        sysctl::switch_on(pins, interface.index, name)?;
+        return Ok(done(mode, true, None));
+    }
+    let pin = link_pin(pins, interface.index);
+    remove_pin(&pin)?;
+    sysctl::switch_on(pins, interface.index, name)?;
+    let attached = (|| {
+        let mut program = Xdp::from_pin(pins.directory().join(ENTRY), XdpAttachType::Interface)
+            .map_err(|error| failed(ENTRY, error))?;
+        if !generic {
+            match attach_in(&mut program, interface, XdpMode::Driver, &pin) {
+                Ok(()) => return Ok(done(Mode::Native, false, None)),
+                Err(error) if error.is_for_another() => return Err(occupied(interface)),
+                Err(error) => {
+                    let why = Fallback(error.why);
+                    attach_in(&mut program, interface, XdpMode::Skb, &pin)
+                        .map_err(|error| cannot_attach(interface, &error))?;
+                    return Ok(done(Mode::Generic, false, Some(why)));
+                }
+            }
+        }
+        attach_in(&mut program, interface, XdpMode::Skb, &pin)
+            .map_err(|error| cannot_attach(interface, &error))?;
+        Ok(done(Mode::Generic, false, None))
+    })();
+    if attached.is_err() {
+        let _ = sysctl::restore(pins, interface.index, Some(name));
+    }
+    attached
+}
+
+/// Attaches the program in one mode and pins the link, which would go with this process otherwise.
+fn attach_in(
+    program: &mut Xdp,
+    interface: &Interface,
+    mode: XdpMode,
+    pin: &Path,
+) -> std::result::Result<(), Refused> {
+    let link = program.attach_to_if_index(interface.index, mode)?;
+    let link: FdLink = program.take_link(link)?.try_into().map_err(Refused::because)?;
+    link.pin(pin).map(drop).map_err(Refused::because)
+}
+
+/// Why the program was not attached.
+struct Refused {
+    number: Option<i32>,
+    why: String,
+}
+
+impl Refused {
+    fn because(error: impl std::fmt::Display) -> Self {
+        Self { number: None, why: error.to_string() }
+    }
+
+    /// Whether another program is attached.
+    fn is_for_another(&self) -> bool {
+        matches!(self.number, Some(libc::EBUSY | libc::EEXIST))
+    }
+}
+
+impl From<ProgramError> for Refused {
+    fn from(error: ProgramError) -> Self {
+        let number = match &error {
+            ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+            _ => None,
+        };
+        Self { number, why: number.map_or_else(|| error.to_string(), errno_text) }
+    }
+}
+
+fn occupied(interface: &Interface) -> Error {
+    failed(format!("interface {}", interface.name), "another XDP program is attached to it")
+}
+
+fn cannot_attach(interface: &Interface, error: &Refused) -> Error {
+    if error.is_for_another() {
+        return occupied(interface);
+    }
+    failed(format!("cannot attach to {}", interface.name), &error.why)
+}
+
+fn remove_pin(pin: &Path) -> Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(refused(pin.display(), &error)),
+        _ => Ok(()),
+    }
+}
+
+fn detach_one(pins: &Pins, interface: &Interface) -> Result<()> {
+    remove_pin(&link_pin(pins, interface.index))?;
+    sysctl::restore(pins, interface.index, Some(&interface.name))
+}
+
+/// Indices of the interfaces that have a link.
+fn linked(pins: &Pins) -> Vec<u32> {
+    let entries = fs::read_dir(pins.directory()).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix(LINK)?.parse().ok()).collect()
+}
+
+/// Forgets what is left of interfaces that are gone.
+fn forget_missing(pins: &Pins, interfaces: &[Interface]) -> Result<()> {
+    let is_gone = |index: &u32| !interfaces.iter().any(|interface| interface.index == *index);
+    for index in linked(pins).into_iter().chain(sysctl::remembered(pins)).filter(is_gone) {
+        remove_pin(&link_pin(pins, index))?;
+        sysctl::restore(pins, index, None)?;
+    }
+    Ok(())
+}
+
+/// Lists the interfaces that the program is attached to.
+///
+/// # Errors
+///
+/// When the interfaces cannot be listed.
+pub fn attached(pins: &Pins) -> Result<Vec<(String, Mode)>> {
+    let interfaces = interface::list(&mut Routing::open()?)?;
+    let mode = |interface: Interface| mode_of(pins, &interface).map(|mode| (interface.name, mode));
+    Ok(interfaces.into_iter().filter_map(mode).collect())
+}
+
+/// Takes the program off interfaces and gives them their settings back; maps and connections stay.
+///
+/// # Errors
+///
+/// When one of the interfaces is not there or not attached: then nothing is done.
+pub fn detach(names: &[String]) -> Result<()> {
+    let pins = Pins::find()?;
+    let interfaces = interface::list(&mut Routing::open()?)?;
+    let wanted: Vec<&Interface> = names.iter().map(|name| find(&interfaces, name)).collect::<Result<_>>()?;
+    let guard = pins.lock_existing()?;
+    for interface in &wanted {
+        if guard.is_none() || !link_pin(&pins, interface.index).exists() {
+            return Err(failed(format!("interface {}", interface.name), "not attached"));
+        }
+    }
+    wanted.into_iter().try_for_each(|interface| detach_one(&pins, interface))
+}
+
+/// Takes everything away: programs, maps with the table and its connections, neighbours, settings.
+///
+/// # Errors
+///
+/// When there is nothing, or something cannot be removed.
+pub fn detach_all() -> Result<()> {
+    let pins = Pins::find()?;
+    let Some(guard) = pins.lock_existing()? else {
+        return Err(Error::Unavailable("nothing is attached or loaded in this network namespace".into()));
+    };
+    let mut routing = Routing::open()?;
+    let interfaces = interface::list(&mut routing)?;
+    // The programs first, so that nothing is forwarded by half a director.
+    linked(&pins).into_iter().try_for_each(|index| remove_pin(&link_pin(&pins, index)))?;
+    for index in sysctl::remembered(&pins) {
+        let interface = interfaces.iter().find(|interface| interface.index == index);
+        sysctl::restore(&pins, index, interface.map(|interface| interface.name.as_str()))?;
+    }
+    neighbour::forget_all(&mut routing)?;
+    pins.remove(&guard)
+}

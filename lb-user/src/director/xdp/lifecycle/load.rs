@@ -1,0 +1,257 @@
+//! Making the maps and the programs, and putting newer programs in the place of older ones.
+//!
+//! They are made in a directory of their own inside the pin directory and moved out of it when whole, the
+//! settings last: so a load that was cut short is seen as none, and is cleared away by the next. Newer programs
+//! use the maps that are there, so that no connection is lost.
+
+use std::fs;
+use std::path::Path;
+
+use aya::maps::{Map, ProgramArray};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_obj::programs::XdpAttachType;
+use lb_common::settings::Program;
+
+use super::pins::{Guard, Pins};
+use super::{failed, refused};
+use crate::director::xdp::maps::{self, Maps};
+use crate::director::xdp::sizes::Sizes;
+use crate::director::{Error, Result};
+use crate::object::OBJECT;
+
+/// Takes packets; the one that interfaces are given.
+pub const ENTRY: &str = "xipvs";
+/// Arms the timer of the sweep.
+const START: &str = "xipvs_start";
+/// What the entry goes on in.
+const CONTINUATIONS: [(Program, &str); 2] = [(Program::Slow, "xipvs_slow"), (Program::Open, "xipvs_open")];
+/// The map whose presence says that all is there.
+const LAST: &str = "SETTINGS";
+/// Where things are made, inside the pin directory.
+const NEW: &str = "new";
+/// What a program of this type answers when all went well: `XDP_PASS`.
+const DONE: u32 = 2;
+
+/// The oldest kernel that has all that the programs use.
+const FLOOR: (u8, u8) = (6, 1);
+
+/// Loads maps and programs of these sizes, unless they are there; returns where they are.
+///
+/// # Errors
+///
+/// One clear line: no rights, no bpffs, a kernel too old, an xipvs built without its program, no memory.
+pub fn load(sizes: &Sizes) -> Result<Pins> {
+    let pins = Pins::find()?;
+    if !pins.is_loaded() {
+        let guard = pins.lock()?;
+        load_locked(&pins, &guard, sizes)?;
+    }
+    Ok(pins)
+}
+
+/// As [`load`], for who has the lock; returns whether there was anything to do.
+pub(super) fn load_locked(pins: &Pins, guard: &Guard, sizes: &Sizes) -> Result<bool> {
+    if pins.is_loaded() {
+        return Ok(false);
+    }
+    let made = make(pins, sizes);
+    if made.is_err() {
+        // What is half made helps nobody; that it cannot be removed either is not the news.
+        let _ = pins.remove(guard);
+    }
+    made.map(|()| true)
+}
+
+fn make(pins: &Pins, sizes: &Sizes) -> Result<()> {
+    let new = make_room(pins)?;
+    let counters = sizes
+        .destinations
+        .checked_mul(sizes.cpus)
+        .ok_or_else(|| failed("cannot load", "too many CPUs for the counters of so many destinations"))?;
+    let mut ebpf = create(&mut EbpfLoader::new(), |loader| {
+        loader
+            .map_max_entries("CONNECTIONS", sizes.sets)
+            .map_max_entries("DESTINATIONS", sizes.destinations)
+            .map_max_entries("COUNTERS", counters)
+            .map_max_entries("SERVICES", sizes.services)
+            .map_max_entries("SERVICE_INDEX", sizes.services)
+            .map_max_entries("ARENA", sizes.arena_lines)
+            .map_max_entries("REASONS", sizes.cpus);
+    })?;
+    for (name, map) in ebpf.maps() {
+        map.pin(new.join(name)).map_err(|error| failed(format!("cannot pin map {name}"), error))?;
+    }
+    pin_programs(&mut ebpf, &new)?;
+    connect(&mut ebpf)?;
+    maps::initialise(&new, sizes)?;
+    start(&mut ebpf)?;
+    move_out(pins, &new, LAST)
+}
+
+/// Puts this xipvs's programs in the place of older ones, on every interface; returns whether there were any.
+///
+/// The maps stay, and with them every connection. A packet sees the old programs or the new; for a moment it
+/// may go on from an old one in a new one, which maps of the same layout allow.
+pub(super) fn replace(pins: &Pins, _guard: &Guard) -> Result<bool> {
+    // Refuses maps of another layout.
+    Maps::open(pins.directory())?;
+    let pinned = names(pins.directory())?;
+    let mut ebpf = create(&mut EbpfLoader::new(), |loader| {
+        for name in &pinned {
+            // The maps' names are upper case, nothing else's is.
+            if name.starts_with(|first: char| first.is_ascii_uppercase()) {
+                loader.map_pin_path(name, pins.directory().join(name));
+            }
+        }
+    })?;
+    if ebpf.programs().all(|(name, program)| is_same(pins, name, program)) {
+        return Ok(false);
+    }
+    let new = make_room(pins)?;
+    pin_programs(&mut ebpf, &new)?;
+    connect(&mut ebpf)?;
+    let entry = program(&mut ebpf, ENTRY)?;
+    for name in pinned.iter().filter(|name| name.starts_with("link-")) {
+        let failed = |error: &dyn std::fmt::Display| failed("cannot replace the program", error);
+        let link = PinnedLink::from_pin(pins.directory().join(name)).map_err(|error| failed(&error))?;
+        let link = XdpLink::try_from(FdLink::from(link)).map_err(|error| failed(&error))?;
+        match entry.attach_to_link(link) {
+            Ok(_) => {}
+            // Its interface is gone.
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    start(&mut ebpf)?;
+    // The entry last: as long as it is the old one, the next `attach` does all of this again.
+    move_out(pins, &new, ENTRY)?;
+    Ok(true)
+}
+
+/// Whether the pinned program of this name is this very program.
+fn is_same(pins: &Pins, name: &str, program: &aya::programs::Program) -> bool {
+    let Ok(pinned) = Xdp::from_pin(pins.directory().join(name), XdpAttachType::Interface) else {
+        return false;
+    };
+    match (pinned.info(), program.info()) {
+        (Ok(pinned), Ok(program)) => pinned.tag() == program.tag(),
+        _ => false,
+    }
+}
+
+/// Makes the directory where things are made, empty.
+fn make_room(pins: &Pins) -> Result<std::path::PathBuf> {
+    let new = pins.directory().join(NEW);
+    if new.exists() {
+        fs::remove_dir_all(&new).map_err(|error| refused(new.display(), &error))?;
+    }
+    fs::create_dir(&new).map_err(|error| refused(new.display(), &error))?;
+    Ok(new)
+}
+
+/// Moves what was made to where it belongs, `last` after everything else.
+fn move_out(pins: &Pins, new: &Path, last: &str) -> Result<()> {
+    let mut made = names(new)?;
+    made.sort_by_key(|name| name == last);
+    made.iter()
+        .try_for_each(|name| fs::rename(new.join(name), pins.directory().join(name)))
+        .and_then(|()| fs::remove_dir(new))
+        .map_err(|error| refused(new.display(), &error))
+}
+
+fn names(directory: &Path) -> Result<Vec<String>> {
+    fs::read_dir(directory)
+        .and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        })
+        .map_err(|error| refused(directory.display(), &error))
+}
+
+/// Makes what the loader is set up for: the maps, then the programs.
+fn create<'a>(loader: &mut EbpfLoader<'a>, set_up: impl FnOnce(&mut EbpfLoader<'a>)) -> Result<Ebpf> {
+    let object = OBJECT.ok_or_else(|| {
+        failed(
+            "cannot load",
+            "this xipvs was built without its packet program (`cargo xtask build` builds it)",
+        )
+    })?;
+    if let Ok(kernel) = KernelVersion::current()
+        && kernel < KernelVersion::new(FLOOR.0, FLOOR.1, 0)
+    {
+        let (major, minor) = FLOOR;
+        return Err(failed("kernel too old", format!("xipvs needs Linux {major}.{minor}")));
+    }
+    // The programs ask nothing about the kernel's types, so that reading them would only take time.
+    loader.btf(None);
+    set_up(loader);
+    let mut ebpf = loader.load(object).map_err(|error| cannot_load(&error))?;
+    for (name, program) in ebpf.programs_mut() {
+        let xdp: &mut Xdp = program.try_into().map_err(|error: ProgramError| failed(name, error))?;
+        xdp.load().map_err(|error| match error {
+            ProgramError::LoadError { io_error, verifier_log } => {
+                let log = verifier_log.to_string();
+                let said = log.lines().rfind(|line| !line.is_empty() && !line.starts_with("processed "));
+                let why =
+                    format!("cannot load program {name} ({})", said.unwrap_or("the kernel says no more"));
+                refused(why, &io_error)
+            }
+            other => failed(format!("cannot load program {name}"), other),
+        })?;
+    }
+    Ok(ebpf)
+}
+
+/// Words what making maps failed with.
+fn cannot_load(error: &EbpfError) -> Error {
+    use aya::maps::MapError;
+    match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+            refused(format!("cannot make map {name}"), io_error)
+        }
+        other => failed("cannot load", other),
+    }
+}
+
+fn pin_programs(ebpf: &mut Ebpf, directory: &Path) -> Result<()> {
+    for (name, program) in ebpf.programs_mut() {
+        program
+            .pin(directory.join(name))
+            .map_err(|error| failed(format!("cannot pin program {name}"), error))?;
+    }
+    Ok(())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| failed(name, "no such program"))?
+        .try_into()
+        .map_err(|error: ProgramError| failed(name, error))
+}
+
+/// Tells the programs where they go on.
+fn connect(ebpf: &mut Ebpf) -> Result<()> {
+    let no_slots = |error: &dyn std::fmt::Display| failed("PROGRAMS", error);
+    let map: Map = ebpf.take_map("PROGRAMS").ok_or_else(|| no_slots(&"no such map"))?;
+    let mut slots = ProgramArray::try_from(map).map_err(|error| no_slots(&error))?;
+    for (slot, name) in CONTINUATIONS {
+        let program = program(ebpf, name)?.fd().map_err(|error| failed(name, error))?;
+        slots.set(slot as u32, program, 0).map_err(|error| no_slots(&error))?;
+    }
+    Ok(())
+}
+
+/// Arms the timer of the sweep.
+fn start(ebpf: &mut Ebpf) -> Result<()> {
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&[0; 64]);
+    let result = program(ebpf, START)?.test_run(options).map_err(|error| failed(START, error))?;
+    match result.return_value {
+        DONE => Ok(()),
+        _ => Err(failed("cannot start the expiry of connections", "the kernel gave no timer")),
+    }
+}

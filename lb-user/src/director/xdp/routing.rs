@@ -1,0 +1,167 @@
+//! The kernel's links, routes and neighbours: one question at a time, blocking.
+//!
+//! A door to rtnetlink, which is asynchronous; nothing here waits for anything but the kernel's answer.
+
+use std::net::Ipv4Addr;
+
+use futures_util::stream::{Stream, TryStreamExt};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::{Handle, NeighbourAddRequest};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::director::{Error, errno_text};
+
+/// Why the kernel did not answer as wished.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// With this error number.
+    #[error("{}", errno_text(*.0))]
+    Errno(i32),
+    /// Something else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<rtnetlink::Error> for Refusal {
+    fn from(error: rtnetlink::Error) -> Self {
+        match error {
+            rtnetlink::Error::NetlinkError(error) => Self::Errno(-error.raw_code()),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+/// A socket in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Routing {
+    // Dropped before the runtime that it runs on.
+    handle: Handle,
+    runtime: Runtime,
+}
+
+/// Where packets to an address go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Out of an interface to a neighbour: a gateway, or the address itself.
+    Neighbour {
+        /// The interface's index.
+        interface: u32,
+        /// The neighbour's address.
+        address: Ipv4Addr,
+    },
+    /// To this machine, or to more than one.
+    Local,
+    /// Nowhere.
+    None,
+}
+
+impl Routing {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel gives no socket.
+    pub fn open() -> Result<Self, Error> {
+        let failed = |error: std::io::Error| Error::Unavailable(format!("no routing socket: {error}"));
+        let runtime = Builder::new_current_thread().enable_io().build().map_err(failed)?;
+        let entered = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+        drop(entered);
+        runtime.spawn(connection);
+        Ok(Self { handle, runtime })
+    }
+
+    fn all<T>(&self, stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, Refusal> {
+        Ok(self.runtime.block_on(stream.try_collect())?)
+    }
+
+    /// Lists the interfaces.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn links(&mut self) -> Result<Vec<LinkMessage>, Refusal> {
+        self.all(self.handle.link().get().execute())
+    }
+
+    /// Asks where packets of this machine to an address go.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, unless it is that there is no way.
+    pub fn way(&mut self, address: Ipv4Addr) -> Result<Way, Refusal> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = 32;
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+        let answer = self.handle.route().get(message).execute();
+        let route = match self.runtime.block_on(async { std::pin::pin!(answer).try_next().await }) {
+            Ok(Some(route)) => route,
+            Ok(None) => return Ok(Way::None),
+            Err(error) => {
+                return match Refusal::from(error) {
+                    Refusal::Errno(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => {
+                        Ok(Way::None)
+                    }
+                    other => Err(other),
+                };
+            }
+        };
+        if route.header.kind != RouteType::Unicast {
+            return Ok(Way::Local);
+        }
+        let interface = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        let gateway = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
+            _ => None,
+        });
+        Ok(match interface {
+            Some(interface) => Way::Neighbour { interface, address: gateway.unwrap_or(address) },
+            None => Way::None,
+        })
+    }
+
+    /// Lists the IPv4 neighbours.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn neighbours(&mut self) -> Result<Vec<NeighbourMessage>, Refusal> {
+        self.all(self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute())
+    }
+
+    /// Adds a neighbour, as `prepare` makes it; of one that is there, only with `replace`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; EEXIST when it is there already.
+    pub fn add_neighbour(
+        &mut self,
+        interface: u32,
+        address: Ipv4Addr,
+        replace: bool,
+        prepare: impl FnOnce(&mut NeighbourMessage),
+    ) -> Result<(), Refusal> {
+        let mut request: NeighbourAddRequest = self.handle.neighbours().add(interface, address.into());
+        if replace {
+            request = request.replace();
+        }
+        prepare(request.message_mut());
+        Ok(self.runtime.block_on(request.execute())?)
+    }
+
+    /// Deletes a neighbour.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; ENOENT when it is not there.
+    pub fn delete_neighbour(&mut self, neighbour: NeighbourMessage) -> Result<(), Refusal> {
+        Ok(self.runtime.block_on(self.handle.neighbours().del(neighbour).execute())?)
+    }
+}

@@ -1,0 +1,55 @@
+//! `xipvs status`: what an operator wants to know of a running director and ipvsadm does not tell.
+
+use std::io::Write;
+
+use anyhow::Result;
+use lb_common::connection::{DISPLACED, WAYS};
+use lb_common::reason::Fate;
+use xipvs::director::Director;
+use xipvs::director::xdp::Xdp;
+use xipvs::director::xdp::lifecycle::{self, Pins};
+
+/// Writes the status of the calling thread's network namespace; with `all`, reasons that no packet had too.
+pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
+    let pins = Pins::find()?;
+    if !pins.is_loaded() {
+        writeln!(to, "not loaded in this network namespace")?;
+        return Ok(());
+    }
+    let interfaces = lifecycle::attached(&pins)?;
+    if interfaces.is_empty() {
+        writeln!(to, "interfaces    none")?;
+    }
+    for (position, (name, mode)) in interfaces.iter().enumerate() {
+        let title = if position == 0 { "interfaces" } else { "" };
+        writeln!(to, "{title:<12}  {name} ({})", mode.name())?;
+    }
+
+    let mut director = Xdp::open(pins.directory())?;
+    let services = director.services()?;
+    let mut destinations = 0;
+    for service in &services {
+        destinations += director.destinations(&service.service.key)?.len();
+    }
+    let maps = director.maps();
+    let settings = maps.settings();
+    let entries = maps.entries()?;
+    let displaced = entries.iter().filter(|(entry, _)| entry.flags & DISPLACED != 0).count();
+    let room = (settings.set_mask as usize + 1) * WAYS;
+    writeln!(to, "services      {} of {}", services.len(), maps.services.count())?;
+    writeln!(to, "destinations  {destinations} of {}", maps.destinations.count())?;
+    writeln!(to, "connections   {} entries of {room}, {displaced} displaced", entries.len())?;
+
+    let reasons = maps.reasons().into_iter().filter(|(_, count)| all || *count > 0);
+    for (position, (reason, count)) in reasons.enumerate() {
+        if position == 0 {
+            writeln!(to, "\nnot forwarded         packets")?;
+        }
+        let fate = match reason.fate() {
+            Fate::Pass => "passed",
+            Fate::Drop => "dropped",
+        };
+        writeln!(to, "{:<20} {count:>8}  {fate:<7}  {}", reason.name(), reason.explanation())?;
+    }
+    Ok(())
+}
