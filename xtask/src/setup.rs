@@ -15,8 +15,9 @@ use crate::command;
 use crate::need::{Group, NEEDS, Need, Way, venv};
 use crate::toolchain::Toolchain;
 
-/// How long a download by rustup, apt or pip may take before the next way is tried.
-const DOWNLOAD: Duration = Duration::from_secs(600);
+/// How long apt or pip may take. Generous, because a kernel's packages take minutes to configure on a busy machine, and
+/// dpkg is better not interrupted.
+const DOWNLOAD: Duration = Duration::from_secs(1800);
 /// rustup is the first way and the one that most often has no network; it retries by itself for minutes.
 const RUSTUP: Duration = Duration::from_secs(120);
 /// Building bpf-linker takes a minute on two cores.
@@ -103,6 +104,8 @@ impl Installer {
         ensure!(command::is_root(), "installing Debian packages needs root");
         let _policy = ServicePolicy::forbid()?;
         if !self.lists_are_fresh.replace(true) {
+            // What an interrupted installation left half done; apt refuses to work until it is whole.
+            command::quietly(command::clean("dpkg").args(["--configure", "--pending"]), DOWNLOAD)?;
             command::quietly(apt_get().arg("update"), DOWNLOAD)?;
         }
         // Debian's own rustc and rustc-web exclude each other; a package that is there is never taken away.
