@@ -22,7 +22,7 @@ pub mod sockets;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, Output};
+use std::process::{self, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -46,8 +46,6 @@ pub const INTERFACES: [&str; 2] = ["clients", "servers"];
 const PREFIX: &str = "xipvs";
 /// Where iproute2 keeps named namespaces.
 const NAMED: &str = "/run/netns";
-/// Where xipvs pins what belongs to a namespace, in a directory of the namespace's name.
-const PINS: &str = "/sys/fs/bpf/xipvs";
 
 /// A running lab.
 #[derive(Debug)]
@@ -122,10 +120,7 @@ impl Lab {
     pub fn xipvs_output(&self, words: &str) -> Result<Output> {
         let binary = binary();
         ensure!(binary.exists(), "no {}; run `cargo xtask build`", binary.display());
-        Ok(Command::new(binary)
-            .args(["--netns", self.director.name()])
-            .args(words.split_whitespace())
-            .output()?)
+        Ok(self.director.xipvs(words).output()?)
     }
 
     /// Attaches xipvs to the director's two interfaces.
@@ -181,10 +176,6 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.director.pins().exists() {
-            // Best done by xipvs itself; the namespace and its pins go in any case.
-            let _ = self.xipvs_output("detach");
-        }
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
@@ -196,7 +187,7 @@ pub fn binary() -> PathBuf {
 
 /// Removes what labs of runs that are no more have left.
 fn remove_leftovers() -> Result<()> {
-    for directory in [Path::new(NAMED), &std::env::temp_dir(), Path::new(PINS)] {
+    for directory in [Path::new(NAMED), &std::env::temp_dir()] {
         let Ok(entries) = fs::read_dir(directory) else { continue };
         for entry in entries {
             let entry = entry?;

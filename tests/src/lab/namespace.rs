@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{NAMED, PINS};
+use super::{NAMED, binary};
 
 /// How long a connection may take to come about and an answer to arrive.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -130,14 +130,18 @@ impl Namespace {
         Ok(socket)
     }
 
-    /// Returns where xipvs pins what belongs to this namespace.
-    pub(super) fn pins(&self) -> PathBuf {
-        Path::new(PINS).join(&self.name)
+    /// Makes a command of xipvs that works in this namespace.
+    pub fn xipvs(&self, words: &str) -> Command {
+        let mut command = Command::new(binary());
+        command.args(["--netns", &self.name]).args(words.split_whitespace()).stdin(Stdio::null());
+        command
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        // Pins would outlive the namespace. Mostly there are none, which xipvs says and nobody needs to hear.
+        let _ = self.xipvs("detach").output();
         // Processes that were started here and outlived their starter; a namespace with one of them would live on.
         let pids = run(Command::new("ip").args(["netns", "pids", &self.name])).unwrap_or_default();
         for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
@@ -146,7 +150,6 @@ impl Drop for Namespace {
         if let Err(error) = run(Command::new("ip").args(["netns", "delete", &self.name])) {
             eprintln!("{error:#}");
         }
-        let _ = fs::remove_dir_all(self.pins());
     }
 }
 

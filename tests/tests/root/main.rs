@@ -3,3 +3,4 @@
 //! Alone: `cargo test -p tests --features root --test root`.
 
 mod lab;
+mod lifecycle;

@@ -55,7 +55,8 @@ pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Re
     let pins = Pins::find()?;
     let mut routing = Routing::open()?;
     let interfaces = interface::list(&mut routing)?;
-    let wanted: Vec<&Interface> = names.iter().map(|name| find(&interfaces, name)).collect::<Result<_>>()?;
+    // Before anything is loaded for it.
+    names.iter().try_for_each(|name| find(&interfaces, name).map(drop))?;
 
     let guard = pins.lock()?;
     let fresh = load::load_locked(&pins, &guard, sizes)?;
@@ -67,6 +68,9 @@ pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Re
         }
     }
     let replaced = !fresh && load::replace(&pins, &guard)?;
+    // Again, because other programs may be attached now.
+    let interfaces = interface::list(&mut routing)?;
+    let wanted: Vec<&Interface> = names.iter().map(|name| find(&interfaces, name)).collect::<Result<_>>()?;
     forget_missing(&pins, &interfaces)?;
 
     let mut made: Vec<Attached> = Vec::new();

@@ -77,6 +77,7 @@ fn make(pins: &Pins, sizes: &Sizes) -> Result<()> {
             .map_max_entries("CONNECTIONS", sizes.sets)
             .map_max_entries("DESTINATIONS", sizes.destinations)
             .map_max_entries("COUNTERS", counters)
+            .map_max_entries("RATES", sizes.destinations)
             .map_max_entries("SERVICES", sizes.services)
             .map_max_entries("SERVICE_INDEX", sizes.services)
             .map_max_entries("ARENA", sizes.arena_lines)
