@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod director;
+pub mod mirror;
 pub mod netns;
 pub mod object;
 pub mod plan;

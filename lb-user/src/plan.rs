@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::director::{Director, Error};
+use crate::director::{self, Director, Error};
 use crate::table::{
     Destination, DestinationKey, Service, ServiceKey, Table, TableEntry, TableReport, Timeouts,
 };
@@ -30,6 +30,20 @@ pub enum Change {
     EditDestination(ServiceKey, Destination),
     /// Deletes a destination.
     DeleteDestination(ServiceKey, DestinationKey),
+}
+
+impl Change {
+    /// The service that it is about.
+    fn service(&self) -> Option<ServiceKey> {
+        match self {
+            Self::SetTimeouts(_) => None,
+            Self::AddService(service) | Self::EditService(service) => Some(service.key),
+            Self::DeleteService(key)
+            | Self::AddDestination(key, _)
+            | Self::EditDestination(key, _)
+            | Self::DeleteDestination(key, _) => Some(*key),
+        }
+    }
 }
 
 impl fmt::Display for Change {
@@ -134,26 +148,102 @@ fn staying(
     in_order.count()
 }
 
-/// A plan that could not be carried out to its end.
+/// A change that a director refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{change}: {error}")]
-pub struct Stopped {
-    /// How many changes were made before.
-    pub done: usize,
-    /// The change that was refused.
+pub struct Refused {
+    /// The change.
     pub change: Change,
     /// Why.
     #[source]
     pub error: Error,
 }
 
-/// Carries out a plan, in its order, up to the first change that the director refuses.
-pub fn apply(plan: &[Change], director: &mut dyn Director) -> Result<(), Box<Stopped>> {
-    for (done, change) in plan.iter().enumerate() {
-        carry_out(change, director)
-            .map_err(|error| Box::new(Stopped { done, change: change.clone(), error }))?;
+/// What became of a plan.
+#[derive(Debug, Default)]
+#[must_use = "what was refused has to be named"]
+pub struct Applied {
+    /// The changes that were made, in order.
+    pub made: Vec<Change>,
+    /// The changes that the director refused.
+    pub refused: Vec<Refused>,
+}
+
+/// Makes a director's table equal to the wanted one, as far as the director can express it.
+///
+/// Whatever is refused is left as it is, and the rest planned again without it, so that a service is not
+/// emptied for the sake of a destination that does not come. Fails when the director cannot be reached.
+pub fn reach(mut wanted: Table, director: &mut dyn Director) -> director::Result<Applied> {
+    let mut all = Applied::default();
+    loop {
+        let current = director.table()?.configured();
+        let applied = apply(plan(&current, &wanted), director)?;
+        all.made.extend(applied.made);
+        // A deletion fails only when somebody else was faster; there is nothing to plan around.
+        let again = applied.refused.iter().all(|refused| concede(&mut wanted, &current, &refused.change));
+        let done = applied.refused.is_empty();
+        all.refused.extend(applied.refused);
+        if done || !again {
+            return Ok(all);
+        }
     }
-    Ok(())
+}
+
+/// Carries out a plan, in its order. Once a change to a service is refused, the rest of that service's
+/// destinations stay as they are; the other services go on.
+///
+/// Fails when the director cannot be reached any more; what was done until then stays.
+pub fn apply(plan: Vec<Change>, director: &mut dyn Director) -> director::Result<Applied> {
+    let mut applied = Applied::default();
+    let mut stopped = HashSet::new();
+    for change in plan {
+        if change.service().is_some_and(|service| stopped.contains(&service)) {
+            continue;
+        }
+        match carry_out(&change, director) {
+            Ok(()) => applied.made.push(change),
+            Err(error @ (Error::Unavailable(_) | Error::PermissionDenied)) => return Err(error),
+            Err(error) => {
+                stopped.extend(change.service());
+                applied.refused.push(Refused { change, error });
+            }
+        }
+    }
+    Ok(applied)
+}
+
+/// Wants no longer what was refused, but what is; says whether that is possible.
+fn concede(wanted: &mut Table, current: &Table, refused: &Change) -> bool {
+    fn entry<'a>(table: &'a mut Table, key: &ServiceKey) -> Option<&'a mut TableEntry> {
+        table.entries.iter_mut().find(|entry| entry.service.key == *key)
+    }
+    let now = refused.service().and_then(|key| current.entries.iter().find(|entry| entry.service.key == key));
+    match refused {
+        Change::SetTimeouts(_) => wanted.timeouts = None,
+        Change::AddService(service) => wanted.entries.retain(|entry| entry.service.key != service.key),
+        Change::EditService(service) => {
+            if let (Some(entry), Some(now)) = (entry(wanted, &service.key), now) {
+                entry.service = now.service.clone();
+            }
+        }
+        Change::AddDestination(key, refused) => {
+            if let Some(entry) = entry(wanted, key) {
+                entry.destinations.retain(|destination| destination.key != refused.key);
+            }
+        }
+        Change::EditDestination(key, refused) => {
+            let same = |destination: &&Destination| destination.key == refused.key;
+            let now = now.and_then(|now| now.destinations.iter().find(same));
+            let wanted = entry(wanted, key).and_then(|entry| {
+                entry.destinations.iter_mut().find(|destination| destination.key == refused.key)
+            });
+            if let (Some(wanted), Some(now)) = (wanted, now) {
+                wanted.clone_from(now);
+            }
+        }
+        Change::DeleteService(_) | Change::DeleteDestination(..) => return false,
+    }
+    true
 }
 
 fn carry_out(change: &Change, director: &mut dyn Director) -> Result<(), Error> {

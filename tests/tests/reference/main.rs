@@ -2,8 +2,10 @@
 //!
 //! `cargo xtask test` runs them there. Each test has a network namespace of its own, gone with its thread.
 
+mod command_line;
 mod configuration;
 mod director;
+mod follow;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

@@ -1,0 +1,222 @@
+//! Keeping one director's table equal to another's: once, or continuously by following.
+//!
+//! Services, destinations and timeouts are mirrored; sync daemons and connections stay where they are. IPVS sends
+//! no notifications, so a follower asks again and again. What the target refuses is named and tried again.
+//! IPVS has no counterpart.
+
+use crate::director::{Director, Result};
+use crate::plan::{Applied, Change, plan, reach};
+use crate::table::Table;
+
+/// The changes that would make the target equal to the source; none when there is no drift.
+pub fn diff(source: &mut dyn Director, target: &mut dyn Director) -> Result<Vec<Change>> {
+    Ok(plan(&target.table()?.configured(), &source.table()?.configured()))
+}
+
+/// Makes the target equal to the source, as far as the target can express it.
+pub fn mirror(source: &mut dyn Director, target: &mut dyn Director) -> Result<Applied> {
+    reach(source.table()?.configured(), target)
+}
+
+/// How often a follower looks at a target that nobody but it should have changed: once in so many polls.
+const VERIFY: u32 = 10;
+
+/// Follows a source: each poll brings the target up to date.
+///
+/// As long as the source stays the same a poll costs reading the source only; now and then it compares the
+/// target as well, which undoes changes that others made there.
+#[derive(Debug, Default)]
+pub struct Follower {
+    /// The source at the last poll that reached the target.
+    seen: Option<Table>,
+    /// Polls since the target was compared.
+    unverified: u32,
+    /// What the target refused then, as printed.
+    refused: Vec<String>,
+}
+
+impl Follower {
+    /// Looks at the source and brings the target up to date; `None` when there is nothing new to tell.
+    ///
+    /// A refusal is told when it is new, not at every poll. After an error the next poll begins afresh.
+    pub fn poll(&mut self, source: &mut dyn Director, target: &mut dyn Director) -> Result<Option<Applied>> {
+        let wanted = source.table()?.configured();
+        let same = self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| seen.entries == wanted.entries && seen.timeouts == wanted.timeouts);
+        self.unverified += 1;
+        if same && self.unverified < VERIFY {
+            return Ok(None);
+        }
+        self.seen = None;
+        let applied = reach(wanted.clone(), target)?;
+        self.seen = Some(wanted);
+        self.unverified = 0;
+
+        let refused: Vec<String> = applied.refused.iter().map(ToString::to_string).collect();
+        let news = !applied.made.is_empty() || refused != self.refused;
+        self.refused = refused;
+        Ok(news.then_some(applied))
+    }
+
+    /// Polls until `wait`, called between polls, says that it is enough. What there is to tell goes to `tell`:
+    /// an error, too, does not end the loop, because a source that went away (its module was unloaded, its
+    /// socket failed) may come back.
+    pub fn follow(
+        &mut self,
+        source: &mut dyn Director,
+        target: &mut dyn Director,
+        tell: &mut dyn FnMut(Result<Applied>),
+        wait: &mut dyn FnMut() -> bool,
+    ) {
+        loop {
+            if let Some(news) = self.poll(source, target).transpose() {
+                tell(news);
+            }
+            if !wait() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use lb_common::protocol::Protocol;
+
+    use super::*;
+    use crate::director::Error;
+    use crate::director::memory::Memory;
+    use crate::table::{Destination, DestinationKey, Service, ServiceKey, Timeouts};
+
+    fn web() -> ServiceKey {
+        ServiceKey::Address { protocol: Protocol::Tcp, address: IpAddr::from([192, 0, 2, 1]), port: 80 }
+    }
+
+    fn server(last: u8) -> Destination {
+        Destination::new(DestinationKey { address: IpAddr::from([198, 51, 100, last]), port: 80 })
+    }
+
+    fn source() -> Memory {
+        let mut source = Memory::default();
+        source.add_service(&Service::new(web())).unwrap();
+        source.add_destination(&web(), &server(1)).unwrap();
+        source.add_destination(&web(), &server(2)).unwrap();
+        source.set_timeouts(&Timeouts { tcp: 60, tcp_fin: 5, udp: 5 }).unwrap();
+        source
+    }
+
+    fn rules(changes: &[Change]) -> Vec<String> {
+        changes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_mirrored_table_has_no_drift() {
+        let (mut source, mut target) = (source(), Memory::default());
+        target
+            .add_service(&Service::new(ServiceKey::Mark { mark: 1, family: crate::table::Family::V4 }))
+            .unwrap();
+        let drift = diff(&mut source, &mut target).unwrap();
+        let applied = mirror(&mut source, &mut target).unwrap();
+        assert_eq!(applied.made, drift);
+        assert_eq!(
+            rules(&applied.made),
+            [
+                "--set 60 5 5",
+                "-A -t 192.0.2.1:80 -s wlc",
+                "-a -t 192.0.2.1:80 -r 198.51.100.1:80 -g -w 1",
+                "-a -t 192.0.2.1:80 -r 198.51.100.2:80 -g -w 1",
+                "-D -f 1",
+            ]
+        );
+        assert!(applied.refused.is_empty());
+        assert_eq!(diff(&mut source, &mut target).unwrap(), vec![]);
+        assert_eq!(target.table().unwrap().entries, source.table().unwrap().entries);
+    }
+
+    #[test]
+    fn what_the_target_cannot_express_is_named_and_the_rest_is_mirrored() {
+        let (mut source, mut target) = (source(), Memory::default());
+        target.host.broadcast.insert(Ipv4Addr::new(198, 51, 100, 1));
+        let applied = mirror(&mut source, &mut target).unwrap();
+        let [refused] = &applied.refused[..] else { panic!("{applied:?}") };
+        assert_eq!(
+            refused.to_string(),
+            format!("-a -t 192.0.2.1:80 -r 198.51.100.1:80 -g -w 1: {}", Error::Invalid)
+        );
+        assert_eq!(target.destinations(&web()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_refused_service_is_named_once_and_its_destinations_are_not_tried() {
+        let (mut source, mut target) = (source(), Memory::default());
+        let mut wanted = source.table().unwrap().configured();
+        wanted.entries[0].service.scheduler = "nonesuch".into();
+        let applied = reach(wanted, &mut target).unwrap();
+        let [refused] = &applied.refused[..] else { panic!("{applied:?}") };
+        assert!(matches!(refused.error, Error::UnknownScheduler));
+        assert_eq!(rules(&applied.made), ["--set 60 5 5"]);
+    }
+
+    #[test]
+    fn a_refused_edit_leaves_what_is_and_does_the_rest() {
+        let (mut source, mut target) = (source(), source());
+        source.add_destination(&web(), &server(3)).unwrap();
+        let mut wanted = source.table().unwrap().configured();
+        wanted.entries[0].service.scheduler = "nonesuch".into();
+        wanted.entries[0].destinations[1].lower_threshold = 1;
+        wanted.entries[0].destinations[2].weight = 7;
+        let applied = reach(wanted, &mut target).unwrap();
+        assert_eq!(applied.refused.len(), 2);
+        let entry = target.table().unwrap().configured().entries.remove(0);
+        assert_eq!(entry.service.scheduler, "wlc");
+        assert_eq!(entry.destinations, [server(3), server(2), Destination { weight: 7, ..server(1) }]);
+    }
+
+    #[test]
+    fn a_follower_tells_each_change_once() {
+        let (mut source, mut target) = (source(), Memory::default());
+        let mut follower = Follower::default();
+        assert!(follower.poll(&mut source, &mut target).unwrap().is_some());
+        assert!(follower.poll(&mut source, &mut target).unwrap().is_none());
+
+        source.delete_destination(&web(), &server(1).key).unwrap();
+        let applied = follower.poll(&mut source, &mut target).unwrap().unwrap();
+        assert_eq!(rules(&applied.made), ["-d -t 192.0.2.1:80 -r 198.51.100.1:80"]);
+        assert!(follower.poll(&mut source, &mut target).unwrap().is_none());
+
+        // Back at the head of the list, as in the source.
+        source.add_destination(&web(), &server(1)).unwrap();
+        assert!(follower.poll(&mut source, &mut target).unwrap().is_some());
+        assert_eq!(target.table().unwrap().entries, source.table().unwrap().entries);
+    }
+
+    #[test]
+    fn a_follower_undoes_what_others_did_to_the_target_and_tells_a_refusal_once() {
+        let (mut source, mut target) = (source(), Memory::default());
+        target.host.broadcast.insert(Ipv4Addr::new(198, 51, 100, 1));
+        let mut follower = Follower::default();
+        assert_eq!(follower.poll(&mut source, &mut target).unwrap().unwrap().refused.len(), 1);
+        target.flush().unwrap();
+        let mut told = Vec::new();
+        let mut turns = 0;
+        let mut wait = || {
+            turns += 1;
+            turns < 3 * VERIFY
+        };
+        follower.follow(&mut source, &mut target, &mut |news| told.push(news.unwrap()), &mut wait);
+        let [repair] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(repair.made.len(), 2);
+
+        assert_eq!(target.destinations(&web()).unwrap().len(), 1);
+
+        // Once it can be done it is done, and told, without a change in the source.
+        target.host.broadcast.clear();
+        let repaired = (0..VERIFY).find_map(|_| follower.poll(&mut source, &mut target).unwrap()).unwrap();
+        assert!(repaired.refused.is_empty());
+        assert_eq!(target.table().unwrap().entries, source.table().unwrap().entries);
+    }
+}
