@@ -9,5 +9,6 @@ pub mod mirror;
 pub mod netns;
 pub mod object;
 pub mod plan;
+pub mod rehearsal;
 pub mod rule;
 pub mod table;

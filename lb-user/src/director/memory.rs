@@ -14,7 +14,7 @@ use super::newest::Newest;
 use super::{Director, Error, Result};
 use crate::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, Family, Info, Netmask, Service,
-    ServiceKey, ServiceReport, Stats, SyncDaemon, SyncRole, Timeouts, service_flags,
+    ServiceKey, ServiceReport, Stats, SyncDaemon, SyncRole, TableReport, Timeouts, service_flags,
 };
 
 /// A network interface, as far as sync daemons ask.
@@ -35,12 +35,16 @@ pub struct Host {
     pub local: HashSet<IpAddr>,
     /// Broadcast addresses of the networks that it is connected to.
     pub broadcast: HashSet<Ipv4Addr>,
+    /// The schedulers that its kernel has.
+    pub schedulers: HashSet<String>,
 }
 
 impl Default for Host {
-    /// A host that has its loopback interface only.
+    /// A host that has its loopback interface only, and a kernel as Debian builds it: every scheduler but `twos`.
     fn default() -> Self {
+        let schedulers = Scheduler::NAMES.iter().filter(|(kind, _)| *kind != Scheduler::TwoChoices);
         Self {
+            schedulers: schedulers.map(|(_, name)| (*name).to_owned()).collect(),
             interfaces: HashMap::from([("lo".into(), Interface { mtu: 65536, up: true })]),
             local: HashSet::from([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
             broadcast: HashSet::new(),
@@ -49,6 +53,23 @@ impl Default for Host {
 }
 
 impl Host {
+    /// What the kernel checks of a service's settings, whether it adds or edits.
+    fn check_service(&self, service: &Service) -> Result<()> {
+        if service.scheduler.len() > 15 {
+            return Err(Error::Invalid);
+        }
+        if !self.schedulers.contains(&service.scheduler) {
+            return Err(Error::UnknownScheduler);
+        }
+        if service.engine.as_deref().is_some_and(|engine| engine != "sip") {
+            return Err(Error::UnknownScheduler);
+        }
+        match (service.key.family(), service.netmask) {
+            (Family::V6, Netmask::V6(1..=128)) | (Family::V4, Netmask::V4(_)) => Ok(()),
+            _ => Err(Error::Invalid),
+        }
+    }
+
     /// Whether IPVS takes the address for a destination: unicast or local, and in IPv6 not link-local.
     fn takes(&self, address: IpAddr) -> bool {
         if self.local.contains(&address) {
@@ -120,6 +141,23 @@ impl Memory {
         }
     }
 
+    /// A copy of another director's table, with its counters, that takes further changes.
+    ///
+    /// What is there is not checked again, and a scheduler that is in use is one that the host has.
+    pub fn holding(table: &TableReport) -> Self {
+        let mut memory = Self { timeouts: table.timeouts, ..Self::default() };
+        for entry in table.entries.iter().rev() {
+            let service = &entry.service.service;
+            memory.host.schedulers.insert(service.scheduler.clone());
+            let mut destinations = Newest::default();
+            for report in entry.destinations.iter().rev() {
+                destinations.add(report.destination.key, report.clone());
+            }
+            memory.services.add(service.key, Entry { report: entry.service.clone(), destinations });
+        }
+        memory
+    }
+
     /// Gives every service and destination these counters, as traffic would.
     pub fn set_stats(&mut self, stats: Stats) {
         for entry in self.services.values_mut() {
@@ -186,25 +224,6 @@ impl Memory {
     }
 }
 
-/// What the kernel checks of a service's settings, whether it adds or edits.
-fn check_service(service: &Service) -> Result<()> {
-    if service.scheduler.len() > 15 {
-        return Err(Error::Invalid);
-    }
-    // Debian builds every scheduler but one.
-    match service.scheduler.parse::<Scheduler>() {
-        Ok(Scheduler::TwoChoices) | Err(_) => return Err(Error::UnknownScheduler),
-        Ok(_) => {}
-    }
-    if service.engine.as_deref().is_some_and(|engine| engine != "sip") {
-        return Err(Error::UnknownScheduler);
-    }
-    match (service.key.family(), service.netmask) {
-        (Family::V6, Netmask::V6(1..=128)) | (Family::V4, Netmask::V4(_)) => Ok(()),
-        _ => Err(Error::Invalid),
-    }
-}
-
 fn stored(service: &Service) -> Service {
     Service { flags: service.flags & !service_flags::HASHED, ..service.clone() }
 }
@@ -235,16 +254,16 @@ impl Director for Memory {
         if self.services.has(&service.key) {
             return Err(Error::ServiceExists);
         }
-        check_service(service)?;
+        self.host.check_service(service)?;
         let report = ServiceReport { service: stored(service), stats: Stats::default() };
         self.services.add(service.key, Entry { report, destinations: Newest::default() });
         Ok(())
     }
 
     fn edit_service(&mut self, service: &Service) -> Result<()> {
-        let entry = self.entry(&service.key)?;
-        check_service(service)?;
-        entry.report.service = stored(service);
+        self.entry(&service.key)?;
+        self.host.check_service(service)?;
+        self.entry(&service.key)?.report.service = stored(service);
         Ok(())
     }
 
