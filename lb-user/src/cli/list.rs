@@ -13,7 +13,7 @@ use super::address::{self, cut, pad};
 use super::command::Format;
 use super::names::Names;
 use super::numbers;
-use super::values::write_scheduler_flags;
+use super::values::scheduler_flag_names;
 use crate::table::{
     Destination, DestinationReport, Family, Info, Netmask, Service, ServiceKey, ServiceReport, Stats,
     SyncDaemon, SyncRole, Timeouts, service_flags,
@@ -216,12 +216,20 @@ fn write_service_name(out: &mut String, key: &ServiceKey, names: Option<&dyn Nam
     };
 }
 
+/// The flags that a listing shows in brackets.
+const SCHEDULER_FLAGS: u32 =
+    service_flags::SCHEDULER_1 | service_flags::SCHEDULER_2 | service_flags::SCHEDULER_3;
+
 /// Appends scheduler, flags, persistence and one-packet scheduling, each after a blank.
 fn write_settings(out: &mut String, service: &Service) {
     out.push(' ');
     out.push_str(&service.scheduler);
     let flags = service.flags;
-    write_scheduler_flags(out, flags, &service.scheduler, " (", ")");
+    if flags & SCHEDULER_FLAGS != 0 {
+        // The brackets stand even if none of the flags has a name: flag-3 with sh and mh.
+        let names: Vec<&str> = scheduler_flag_names(flags, &service.scheduler).collect();
+        let _ = write!(out, " ({})", names.join(","));
+    }
     if flags & service_flags::PERSISTENT != 0 {
         let _ = write!(out, " persistent {}", service.timeout);
         if service.netmask != Netmask::full(service.key.family()) {
