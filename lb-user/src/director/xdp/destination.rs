@@ -22,16 +22,6 @@ use crate::table::{Destination, DestinationKey, DestinationReport};
 /// Seconds that a deleted destination is kept at least.
 const KEPT: u32 = 120;
 
-/// Whether IPVS takes the address for a destination: unicast or local.
-pub fn takes(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            !(address.is_unspecified() || address.is_multicast() || address.is_broadcast())
-        }
-        IpAddr::V6(_) => false,
-    }
-}
-
 /// What a deleted destination is recognised by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Identity {
@@ -59,6 +49,8 @@ impl Identity {
 pub struct Slots {
     free: Vec<DestinationId>,
     deleted: HashMap<Identity, DestinationId>,
+    /// How many configured destinations each address has.
+    addresses: HashMap<[u8; 16], u32>,
 }
 
 impl Slots {
@@ -67,7 +59,9 @@ impl Slots {
         let mut slots = Self::default();
         for id in (0..maps.settings().destinations_used).rev() {
             match maps.destinations.read(id) {
-                Some(record) if record.status & AVAILABLE != 0 => {}
+                Some(record) if record.status & AVAILABLE != 0 => {
+                    *slots.addresses.entry(record.address).or_default() += 1;
+                }
                 Some(record) if record.status & IN_USE != 0 => {
                     slots.deleted.insert(Identity::of(&record), id);
                 }
@@ -101,6 +95,7 @@ impl Slots {
             ..Record::new_zeroed()
         };
         record.load.service_serial = service.serial;
+        *self.addresses.entry(record.address).or_default() += 1;
         // The program must look at packets of this address before the destination can get any.
         repair::concern(maps, record.address);
         if let Some(id) = self.deleted.remove(&Identity::of(&record)) {
@@ -188,13 +183,16 @@ pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination) {
     }
 }
 
-/// Marks a destination as deleted; its set has it no more.
-pub fn delete(maps: &Maps, slots: &mut Slots, id: DestinationId) {
-    let Some(record) = maps.destinations.read(id) else { return };
+/// Marks a destination as deleted; its set has it no more. Returns its address if no other has that.
+pub fn delete(maps: &Maps, slots: &mut Slots, id: DestinationId) -> Option<IpAddr> {
+    let record = maps.destinations.read(id)?;
     let deleted_at = offset_of!(Record, load) + offset_of!(Load, deleted_at);
     maps.destinations.store_u32(id, deleted_at, maps.settings().swept_at);
     store_status(maps, id, IN_USE);
     slots.deleted.insert(Identity::of(&record), id);
+    let left = slots.addresses.get_mut(&record.address)?;
+    *left = left.saturating_sub(1);
+    (*left == 0).then(|| address_of(record.address, record.family))
 }
 
 /// A destination's address and port.

@@ -11,6 +11,7 @@ pub mod lifecycle;
 mod mapped;
 pub mod maps;
 pub mod neighbour;
+mod next_hops;
 pub mod repair;
 pub mod routing;
 pub mod service;
@@ -20,6 +21,7 @@ pub mod sizes;
 use std::fs::File;
 use std::mem::offset_of;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use lb_common::forward::ForwardingMethod;
@@ -27,6 +29,7 @@ use lb_common::settings::Settings;
 
 use self::destination::Slots;
 use self::maps::Maps;
+use self::next_hops::NextHops;
 use self::set::{Arena, Change, DestinationSet};
 use super::{Director, Error, Result};
 use crate::table::{
@@ -47,6 +50,7 @@ pub struct Xdp {
     maps: Maps,
     lock: File,
     known: Option<Known>,
+    next_hops: NextHops,
 }
 
 /// What a process has found out about the table, true as long as the table's revision is the same.
@@ -66,7 +70,7 @@ impl Xdp {
     pub fn open(directory: &Path) -> Result<Self> {
         let lock = File::open(directory)
             .map_err(|error| Error::Unavailable(format!("{}: {error}", directory.display())))?;
-        Ok(Self { maps: Maps::open(directory)?, lock, known: None })
+        Ok(Self { maps: Maps::open(directory)?, lock, known: None, next_hops: NextHops::default() })
     }
 
     /// The maps.
@@ -78,6 +82,7 @@ impl Xdp {
     fn look<R>(&mut self, body: impl FnOnce(&Maps) -> Result<R>) -> Result<R> {
         let failed = |error: std::io::Error| Error::Unavailable(format!("cannot lock the table: {error}"));
         self.lock.lock_shared().map_err(failed)?;
+        self.check_place()?;
         let answer = body(&self.maps);
         self.lock.unlock().map_err(failed)?;
         answer
@@ -87,9 +92,21 @@ impl Xdp {
     fn change<R>(&mut self, body: impl FnOnce(&mut Maps, &mut Known) -> Result<R>) -> Result<R> {
         let failed = |error: std::io::Error| Error::Unavailable(format!("cannot lock the table: {error}"));
         self.lock.lock().map_err(failed)?;
+        self.check_place()?;
         let answer = self.changed(body);
         self.lock.unlock().map_err(failed)?;
         answer
+    }
+
+    /// Sees to it that the maps are still those of the namespace: another command may have removed them while this
+    /// one waited.
+    fn check_place(&self) -> Result<()> {
+        let inode =
+            |metadata: std::io::Result<std::fs::Metadata>| metadata.map(|metadata| metadata.ino()).ok();
+        if inode(self.lock.metadata()) == inode(std::fs::metadata(self.maps.directory())) {
+            return Ok(());
+        }
+        Err(Error::Unavailable("the table was removed by `xipvs detach` meanwhile".into()))
     }
 
     fn changed<R>(&mut self, body: impl FnOnce(&mut Maps, &mut Known) -> Result<R>) -> Result<R> {
@@ -176,24 +193,31 @@ impl Director for Xdp {
     }
 
     fn delete_service(&mut self, key: &ServiceKey) -> Result<()> {
-        self.change(|maps, known| {
+        let unused = self.change(|maps, known| {
             let (slot, _) = service::find(maps, key)?;
-            delete_service(maps, known, slot);
+            let unused = delete_service(maps, known, slot);
             repair::refresh(maps);
-            Ok(())
-        })
+            Ok(unused)
+        })?;
+        unused.into_iter().for_each(|address| self.next_hops.forget(address));
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.change(|maps, known| {
+        let unused = self.change(|maps, known| {
             let slots: Vec<u32> = service::all(maps).map(|(slot, _)| slot).collect();
-            slots.into_iter().for_each(|slot| delete_service(maps, known, slot));
+            let unused: Vec<_> =
+                slots.into_iter().flat_map(|slot| delete_service(maps, known, slot)).collect();
             repair::refresh(maps);
-            Ok(())
-        })
+            Ok(unused)
+        })?;
+        unused.into_iter().for_each(|address| self.next_hops.forget(address));
+        Ok(())
     }
 
     fn add_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
+        let address = destination.key.address;
+        let takes = self.next_hops.check(address);
         self.change(|maps, known| {
             let (slot, record) = service::find(maps, service)?;
             check(destination)?;
@@ -201,9 +225,7 @@ impl Director for Xdp {
             if position(maps, &set, &destination.key).is_some() {
                 return Err(Error::DestinationExists);
             }
-            if !destination::takes(destination.key.address) {
-                return Err(Error::Invalid);
-            }
+            takes?;
             if set.ids.len() as u32 >= lb_common::service::MAX_DESTINATIONS {
                 return Err(Error::Errno(libc::ENOMEM));
             }
@@ -212,7 +234,9 @@ impl Director for Xdp {
             known.arena.replace(maps, slot, &set, Change::Added).inspect_err(|_| {
                 destination::delete(maps, &mut known.slots, id);
             })
-        })
+        })?;
+        self.next_hops.manage(address);
+        Ok(())
     }
 
     fn edit_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
@@ -227,16 +251,17 @@ impl Director for Xdp {
     }
 
     fn delete_destination(&mut self, service: &ServiceKey, destination: &DestinationKey) -> Result<()> {
-        self.change(|maps, known| {
+        let unused = self.change(|maps, known| {
             let (slot, record) = service::find(maps, service)?;
             let mut set = set::read(maps, &record);
             let position = position(maps, &set, destination).ok_or(Error::NoSuchDestination)?;
             let id = set.ids.remove(position);
             known.arena.replace(maps, slot, &set, Change::Removed(position as u32))?;
             service::part(maps, slot, id);
-            destination::delete(maps, &mut known.slots, id);
-            Ok(())
-        })
+            Ok(destination::delete(maps, &mut known.slots, id))
+        })?;
+        unused.into_iter().for_each(|address| self.next_hops.forget(address));
+        Ok(())
     }
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {
@@ -289,16 +314,18 @@ fn position(maps: &Maps, set: &DestinationSet, key: &DestinationKey) -> Option<u
     set.ids.iter().position(|id| destination::key(maps, *id) == Some(*key))
 }
 
-/// Deletes a service and its destinations, but for what follows from the records.
-fn delete_service(maps: &mut Maps, known: &mut Known, slot: u32) {
-    let Some(record) = maps.services.read(slot) else { return };
+/// Deletes a service and its destinations, but for what follows from the records. Returns the addresses that no
+/// destination has any more.
+fn delete_service(maps: &mut Maps, known: &mut Known, slot: u32) -> Vec<IpAddr> {
+    let Some(record) = maps.services.read(slot) else { return Vec::new() };
     maps.leave(&service::index_key(&record));
     let set = set::read(maps, &record);
     // No room is needed to have no destinations.
     let _ =
         known.arena.replace(maps, slot, &DestinationSet { ids: Vec::new(), ..set.clone() }, Change::Edited);
-    set.ids.iter().for_each(|id| destination::delete(maps, &mut known.slots, *id));
+    let unused = set.ids.iter().filter_map(|id| destination::delete(maps, &mut known.slots, *id)).collect();
     service::free(maps, slot);
+    unused
 }
 
 /// An address as it lies in a record: an IPv4 address in the first four bytes.

@@ -46,7 +46,7 @@ fn manage_inner(routing: &mut Routing, destination: Ipv4Addr) -> Result<Managed,
     let (interface, address) = match routing.way(destination)? {
         Way::Neighbour { interface, address } => (interface, address),
         Way::Local => return Ok(Managed::Local),
-        Way::None => return Ok(Managed::NoRoute),
+        Way::Many | Way::None => return Ok(Managed::NoRoute),
     };
     let owner = if address == destination { DESTINATION } else { GATEWAY };
     let prepare = |message: &mut NeighbourMessage| {

@@ -71,7 +71,8 @@ pub fn repair(maps: &mut Maps) -> Result<()> {
         .map(|(id, _)| id)
         .collect();
     for id in orphans {
-        destination::delete(maps, &mut destination::Slots::default(), id);
+        // Its neighbour entry stays until the end: nothing depends on it.
+        let _ = destination::delete(maps, &mut destination::Slots::default(), id);
     }
     refresh(maps);
     Ok(())

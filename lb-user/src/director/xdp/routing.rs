@@ -52,8 +52,10 @@ pub enum Way {
         /// The neighbour's address.
         address: Ipv4Addr,
     },
-    /// To this machine, or to more than one.
+    /// To this machine.
     Local,
+    /// To more than one machine: broadcast, multicast.
+    Many,
     /// Nowhere.
     None,
 }
@@ -110,8 +112,11 @@ impl Routing {
                 };
             }
         };
-        if route.header.kind != RouteType::Unicast {
-            return Ok(Way::Local);
+        match route.header.kind {
+            RouteType::Unicast => {}
+            RouteType::Local => return Ok(Way::Local),
+            RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast => return Ok(Way::Many),
+            _ => return Ok(Way::None),
         }
         let interface = route.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Oif(index) => Some(*index),
