@@ -34,7 +34,7 @@ pub struct Vm {
     memory: u32,
 
     /// End the guest after this many seconds, with status 124.
-    #[arg(long, default_value_t = 540)]
+    #[arg(long, default_value_t = 900)]
     timeout: u32,
 
     /// A directory that the guest can write to.
