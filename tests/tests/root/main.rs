@@ -2,5 +2,6 @@
 //!
 //! Alone: `cargo test -p tests --features root --test root`.
 
+mod end_to_end;
 mod lab;
 mod lifecycle;
