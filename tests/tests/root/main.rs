@@ -5,3 +5,4 @@
 mod end_to_end;
 mod lab;
 mod lifecycle;
+mod packets;

@@ -1,0 +1,18 @@
+//! The loaded program, packet by packet: what goes in, what is decided, what comes out, what is counted.
+//!
+//! Packets are run through the attached program by `BPF_PROG_TEST_RUN`, in a network namespace that has routes
+//! and neighbours for the kernel's own lookups, and steered by ipvsadm's command lines. What is expected of kernel
+//! IPVS is meant; wanted differences stand in `COMPATIBILITY.md`.
+
+mod fixture;
+mod frame;
+
+mod direct_route;
+mod expiry;
+mod full_table;
+mod malformed;
+mod nat;
+mod opening;
+mod schedulers;
+mod table_changes;
+mod tcp_states;
