@@ -102,8 +102,10 @@ fn equal(one: u32, other: u32) -> u64 {
 /// The slot of a position that counts from 1, where 0 is none.
 #[inline(always)]
 fn slot_at(position: u64) -> Option<usize> {
-    let position = (position & 7) as usize;
-    if position == 0 { None } else { Some(position - 1) }
+    // A comparison that the compiler cannot turn into another: Linux 6.1 knows no bounds of an `or`, and does not
+    // learn from a comparison with 0 that something is at least 1.
+    let slot = opaque(position.wrapping_sub(1)) as usize;
+    if slot < WAYS { Some(slot) } else { None }
 }
 
 /// Finds a flow's entry if it is at home: what the steady state needs, and nothing that calls a function.
@@ -136,16 +138,13 @@ pub fn find(tuple: &Tuple, home: Home) -> Option<Found> {
     if location == NOWHERE {
         return None;
     }
-    let slot = (location & 7) as usize;
-    if slot >= WAYS {
-        return None;
-    }
-    Some(Found { set: SetRef::at((location >> 3) as u32)?, slot })
+    // One more than the slot, as positions count from 1.
+    Some(Found { set: SetRef::at((location >> 3) as u32)?, slot: slot_at(location & 7)? })
 }
 
 const NOWHERE: u64 = u64::MAX;
 
-/// Finds an entry that lies outside its full home set: set and slot as one number, or [`NOWHERE`].
+/// Finds an entry that lies outside its full home set: set and position as one number, or [`NOWHERE`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn connection_find_displaced(
@@ -163,7 +162,7 @@ pub extern "C" fn connection_find_displaced(
         if let Some(slot) = slot_of(set, tag)
             && set.entry(slot).has(addresses, ports, protocol as u8)
         {
-            return u64::from(number) << 3 | slot as u64;
+            return u64::from(number) << 3 | (slot as u64 + 1);
         }
     }
     NOWHERE
