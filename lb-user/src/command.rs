@@ -82,11 +82,17 @@ pub fn run(arguments: &[OsString]) -> u8 {
     let tool = arguments.first().map_or(Tool::Xipvs, |program| Tool::of(program));
     match carry_out(tool, arguments) {
         Ok(status) => status,
+        // Whoever reads has seen enough.
+        Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             eprintln!("xipvs: {error:#}");
             FAILED
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn carry_out(tool: Tool, arguments: &[OsString]) -> Result<u8> {
@@ -211,14 +217,23 @@ fn sizes() -> director::Result<Sizes> {
     lifecycle::possible_cpus().map(Sizes::new)
 }
 
+/// What clap says in its first paragraph.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = paragraph.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
+}
+
 /// Carries out one of xipvs's own commands.
 fn own(arguments: &[OsString]) -> Result<u8> {
     let typed = match CommandLine::try_parse_from(arguments) {
         Ok(typed) => typed,
-        Err(error) => {
+        Err(error) if !error.use_stderr() => {
             error.print()?;
-            return Ok(if error.use_stderr() { FAILED } else { 0 });
+            return Ok(0);
         }
+        Err(error) => anyhow::bail!("{}; see `xipvs --help`", in_one_line(&error)),
     };
     if let Some(name) = &typed.netns {
         enter(name)?;
