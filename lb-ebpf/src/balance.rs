@@ -176,7 +176,11 @@ fn direct_reply(settings: SettingsRef, packet: &Packet, entry: &mut Entry, now: 
     if entry.role != CLIENT_SIDE || entry.has_twin() || is_past(found.deadline(), now) {
         return Ok(());
     }
-    maps::count_packet(settings, entry.destination, Counted::Out, packet.length);
+    // As in NAT, of a destination that was deleted nothing is counted.
+    if DestinationRef::at(entry.destination).is_some_and(|destination| destination.status() & AVAILABLE != 0)
+    {
+        maps::count_packet(settings, entry.destination, Counted::Out, packet.length);
+    }
     if !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, true)
         || is_stale(found.deadline(), now, settings.timeout(entry.state), settings.ticks_per_second())
     {

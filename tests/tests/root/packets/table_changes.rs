@@ -82,6 +82,25 @@ fn a_deleted_destinations_connections_go_silent_until_it_comes_back() {
 }
 
 #[test]
+fn a_deleted_direct_routing_destinations_answers_are_not_counted() {
+    let mut fixture = Fixture::configured(
+        "-A -t 192.168.1.100:80 -s rr
+         -a -t 192.168.1.100:80 -r 10.0.0.11:80 -g",
+    );
+    let syn = Frame::tcp(client(40000), VIP, SYN);
+    let out = syn.clone().sent(to_server(1));
+    fixture.expect("open", CLIENTS, &syn, Expected::Redirect(out), &[(server(1, 80), Counted::opened(&syn))]);
+    let before = fixture.counted();
+    fixture.ipvsadm("-d -t 192.168.1.100:80 -r 10.0.0.11:80");
+    for flags in [SYN | ACK, ACK, ACK] {
+        let answer = Frame::tcp(VIP, client(40000), flags);
+        fixture.expect("answer", SERVERS, &answer, Expected::Pass(Reason::DirectReply), &[]);
+    }
+    fixture.ipvsadm("-a -t 192.168.1.100:80 -r 10.0.0.11:80 -g");
+    assert_eq!(fixture.counted(), before);
+}
+
+#[test]
 fn a_silent_connections_time_runs_on() {
     let mut fixture = Fixture::configured(ONE);
     open(&mut fixture);
