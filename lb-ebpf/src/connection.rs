@@ -349,19 +349,23 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
         destination.add_active(next.active_change);
     }
     if entry.has_twin() {
-        follow(&entry.twin(), next.state, now.wrapping_add(settings.timeout(next.state)), settings);
+        follow(&entry.twin(), tuple, next.state, now.wrapping_add(settings.timeout(next.state)), settings);
     }
     1
 }
 
-/// Brings the server side's copy of state and deadline up to date.
+/// Brings the server side's copy of a connection's state and deadline up to date, unless it belongs to another
+/// connection by now, whose answers look alike.
 #[inline(always)]
-fn follow(twin: &Tuple, state: u8, deadline: u32, settings: SettingsRef) {
+fn follow(twin: &Tuple, of: &Tuple, state: u8, deadline: u32, settings: SettingsRef) {
     let Some(found) = find(twin, home(twin, settings)) else { return };
     found.set.locked(|| {
-        if found.holds(twin) {
-            let place = found.set.entry(found.slot);
-            place.set_state(state, place.copy().flags);
+        let place = found.set.entry(found.slot);
+        let entry = place.copy();
+        // The client is the same, as the flow of its answers is.
+        let is_its = entry.address == of.raw_destination() && entry.port == of.raw_destination_port();
+        if found.holds(twin) && is_its {
+            place.set_state(state, entry.flags);
             found.set.set_deadline(found.slot, deadline);
         }
     });
@@ -411,7 +415,7 @@ fn sweep_server_side(tuple: &Tuple, client_side: &Tuple, settings: SettingsRef, 
         && entry.twin() == *tuple
         && !connection::is_past(found.deadline(), now)
     {
-        follow(tuple, entry.state, found.deadline(), settings);
+        follow(tuple, client_side, entry.state, found.deadline(), settings);
         return;
     }
     take(tuple, settings);

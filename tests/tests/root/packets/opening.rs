@@ -4,7 +4,9 @@ use std::net::SocketAddrV4;
 
 use lb_common::reason::Reason;
 
-use super::fixture::{CLIENTS, Counted, Expected, Fixture, SERVERS, VIP, client, server, to_server};
+use super::fixture::{
+    CLIENTS, Counted, Expected, Fixture, SERVERS, TO_CLIENT, VIP, client, server, to_server,
+};
 use super::frame::{ACK, FIN, Frame, PSH, RST, SYN};
 
 const TWO: &str = "-A -t 192.168.1.100:80 -s rr
@@ -115,4 +117,29 @@ fn a_syn_takes_the_place_of_a_closed_connection_only() {
             |number| fixture.send(SERVERS, &Frame::tcp(server(number, 80), client, ACK).bytes()).reason;
         assert_eq!((answer(to), answer(3 - to)), (None, Some(Reason::NoReplyConnection)), "{state}");
     }
+}
+
+#[test]
+fn answers_that_look_alike_belong_to_the_newest_connection() {
+    let mut fixture = Fixture::configured(
+        "-A -t 192.168.1.100:80 -s rr
+         -a -t 192.168.1.100:80 -r 10.0.0.11:8080 -m
+         -A -t 192.168.1.100:81 -s rr
+         -a -t 192.168.1.100:81 -r 10.0.0.11:8080 -m",
+    );
+    let (client, server) = (client(40000), server(1, 8080));
+    let newest = SocketAddrV4::new(*VIP.ip(), 81);
+    for (to, flags) in [(VIP, SYN), (VIP, ACK), (newest, SYN), (VIP, RST)] {
+        assert_eq!(fixture.send(CLIENTS, &Frame::tcp(client, to, flags).bytes()).reason, None);
+    }
+    // The older one is closed, and its ten seconds pass; the newest has sixty.
+    fixture.wait(11_000);
+    let answer = Frame::tcp(server, client, SYN | ACK);
+    let out = answer.clone().source(newest).sent(TO_CLIENT);
+    let counted = [(server, Counted::packet_out(&answer))];
+    fixture.expect("answer", SERVERS, &answer, Expected::Redirect(out.clone()), &counted);
+    fixture.sweep();
+    fixture.send(SERVERS, &answer.bytes());
+    assert_eq!(fixture.send(SERVERS, &answer.bytes()).bytes, out.bytes());
+    assert_eq!(fixture.states().len(), 1);
 }
