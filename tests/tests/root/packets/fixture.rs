@@ -22,7 +22,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use aya::maps::{Array, HashMap, Map, MapData};
-use aya::programs::{TestRun, TestRunOptions, Xdp as Program};
+use aya::programs::{ProgramInfo, TestRun, TestRunOptions, Xdp as Program};
 use aya_obj::programs::XdpAttachType;
 use lb_common::connection::Set;
 use lb_common::destination::Destination;
@@ -81,6 +81,41 @@ const NEIGHBOURS: u8 = 8;
 const SETS: u32 = 1024;
 const DESTINATIONS: u32 = 256;
 
+/// Where a thread was before its test, and is after it: it may have other tests to run.
+struct Home {
+    network: File,
+    mounts: File,
+    directory: PathBuf,
+}
+
+impl Home {
+    fn of_this_thread() -> Self {
+        let directory = std::env::current_dir().unwrap();
+        let (network, mounts) = namespaces();
+        Self { network, mounts, directory }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        enter(&self.network, &self.mounts);
+        std::env::set_current_dir(&self.directory).unwrap();
+    }
+}
+
+/// The calling thread's namespaces.
+fn namespaces() -> (File, File) {
+    let open = |kind: &str| File::open(format!("/proc/thread-self/ns/{kind}")).unwrap();
+    (open("net"), open("mnt"))
+}
+
+fn enter(network: &File, mounts: &File) {
+    // The root and working directory that go with a mount namespace must be this thread's alone.
+    unshare(CloneFlags::CLONE_FS).unwrap();
+    setns(mounts, CloneFlags::CLONE_NEWNS).unwrap();
+    setns(network, CloneFlags::CLONE_NEWNET).unwrap();
+}
+
 /// What is made once: the namespaces, in which the program is loaded.
 struct World {
     network: File,
@@ -89,7 +124,7 @@ struct World {
 }
 
 static WORLD: LazyLock<World> = LazyLock::new(|| {
-    // On a thread of its own, because a thread that has left its namespaces cannot come back.
+    // On a thread of its own, because this one has its namespaces to come back to.
     let made = thread::spawn(World::make).join();
     made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 });
@@ -165,18 +200,8 @@ impl World {
             let bytes: [u8; size_of::<Vlan>()] = vlan.as_bytes().try_into().unwrap();
             vlans.insert(index, bytes, 0).unwrap();
         }
-        Self {
-            network: File::open("/proc/thread-self/ns/net").unwrap(),
-            mounts: File::open("/proc/thread-self/ns/mnt").unwrap(),
-            directory,
-        }
-    }
-
-    /// Moves the calling thread in, for good.
-    fn enter(&self) {
-        unshare(CloneFlags::CLONE_FS).unwrap();
-        setns(&self.mounts, CloneFlags::CLONE_NEWNS).unwrap();
-        setns(&self.network, CloneFlags::CLONE_NEWNET).unwrap();
+        let (network, mounts) = namespaces();
+        Self { network, mounts, directory }
     }
 }
 
@@ -290,6 +315,7 @@ pub enum Expected {
 pub struct Fixture {
     pub director: Xdp,
     program: Program,
+    _home: Home,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -302,7 +328,8 @@ impl Fixture {
     /// As [`Fixture::new`], with a connection table of so many sets: a power of two, at most 1,024.
     pub fn with_sets(sets: u32) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        WORLD.enter();
+        let home = Home::of_this_thread();
+        enter(&WORLD.network, &WORLD.mounts);
         let directory = &WORLD.directory;
         let mut director = Xdp::open(directory).unwrap();
         director.flush().unwrap();
@@ -318,8 +345,10 @@ impl Fixture {
         // What the director had found out is not so any more.
         let director = Xdp::open(directory).unwrap();
         director.maps().settings.store_u32(0, offset_of!(Settings, set_mask), sets - 1);
+        // Flows lie where they lay in the last run.
+        director.maps().settings.store_u64(0, offset_of!(Settings, seed), 0x5eed);
         let program = Program::from_pin(directory.join("xipvs"), XdpAttachType::Interface).unwrap();
-        let fixture = Self { director, program, _turn: turn };
+        let fixture = Self { director, program, _home: home, _turn: turn };
         fixture.sweep_by_timer(0);
         fixture
     }
@@ -333,6 +362,18 @@ impl Fixture {
 
     pub fn settings(&self) -> Settings {
         self.director.maps().settings()
+    }
+
+    /// What the kernel says about each of the programs, by name.
+    pub fn programs(&self) -> BTreeMap<String, ProgramInfo> {
+        let names = std::fs::read_dir(&WORLD.directory).unwrap().map(|entry| entry.unwrap().file_name());
+        // Maps have upper-case names, links have a dash.
+        names
+            .map(|name| name.into_string().unwrap())
+            .filter(|name| name.starts_with(char::is_lowercase) && !name.contains('-'))
+            .map(|name| (ProgramInfo::from_pin(WORLD.directory.join(&name)).unwrap(), name))
+            .map(|(info, name)| (name, info))
+            .collect()
     }
 
     /// How many sets the timer's sweep visits at each of its ticks; none unless a test says so.

@@ -7,10 +7,13 @@
 mod fixture;
 mod frame;
 
+mod agreement;
 mod direct_route;
 mod expiry;
 mod full_table;
+mod load;
 mod malformed;
+mod model;
 mod nat;
 mod opening;
 mod schedulers;

@@ -1,0 +1,442 @@
+//! The whole packet path on the host: the rules of `lb-common` around maps of the standard library.
+//!
+//! Knows nothing of sets, tags, locks, sequence numbers, caches or tail calls, so that whatever those get wrong
+//! shows as a difference. Written from what IPVS does, in the order of a packet's way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use lb_common::connection::{self as rules, INACTIVE, NO_OUTPUT};
+use lb_common::forward::{End, take_hop, translate_network, translate_tcp, translate_udp, translation};
+use lb_common::packet::{self, Packet};
+use lb_common::reason::{Fate, Reason};
+use lb_common::scheduler::lc::LeastConnections;
+use lb_common::scheduler::rr::RoundRobin;
+use lb_common::scheduler::wlc::WeightedLeastConnections;
+use lb_common::scheduler::wrr::{Ladder, WeightedRoundRobin};
+use lb_common::scheduler::{Candidate, Cursor, Scheduler, address, run, sh};
+use lb_common::settings::Settings;
+use lb_common::tuple::Tuple;
+
+use super::fixture::{Action, Counted, Outcome};
+use super::frame::Mac;
+
+const TCP: u8 = 6;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+
+/// A way to an address.
+#[derive(Clone, Copy)]
+pub struct Hop {
+    /// The interface, and the link header's addresses.
+    pub interface: u32,
+    pub link: [Mac; 2],
+    pub vlan: Option<u16>,
+    pub mtu: u16,
+}
+
+/// Why there is none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum NoHop {
+    Neighbour,
+    Local,
+    Refused(Reason),
+}
+
+pub struct Destination {
+    pub key: SocketAddrV4,
+    pub nat: bool,
+    pub weight: u32,
+    pub available: bool,
+    pub active: u32,
+    pub total: u32,
+    pub counted: Counted,
+}
+
+pub struct Service {
+    pub scheduler: Scheduler,
+    /// Numbers of destinations, newest first.
+    pub list: Vec<usize>,
+    pub cursor: Cursor,
+}
+
+/// What the state machine knows of a connection, and where it goes.
+#[derive(Debug, Clone, Copy)]
+struct Connection {
+    destination: usize,
+    nat: bool,
+    real: SocketAddrV4,
+    state: u8,
+    flags: u8,
+    deadline: u32,
+}
+
+pub struct Model {
+    /// By protocol and virtual address.
+    pub services: BTreeMap<(u8, SocketAddrV4), Service>,
+    pub destinations: Vec<Destination>,
+    /// By the client's flow.
+    connections: HashMap<Tuple, Connection>,
+    /// The client's flow by the answers' flow.
+    answers: HashMap<Tuple, Tuple>,
+    pub settings: Settings,
+    pub now: u32,
+    route: fn(Ipv4Addr) -> Result<Hop, NoHop>,
+}
+
+fn source(tuple: &Tuple) -> SocketAddrV4 {
+    SocketAddrV4::new(tuple.source(), tuple.source_port())
+}
+
+fn destination(tuple: &Tuple) -> SocketAddrV4 {
+    SocketAddrV4::new(tuple.destination(), tuple.destination_port())
+}
+
+fn flow(protocol: u8, source: SocketAddrV4, destination: SocketAddrV4) -> Tuple {
+    Tuple::new(protocol, (*source.ip(), source.port()), (*destination.ip(), destination.port()))
+}
+
+impl Connection {
+    /// The flow of the answers, if they are translated.
+    fn answer(&self, client_side: &Tuple) -> Tuple {
+        flow(client_side.protocol, self.real, source(client_side))
+    }
+}
+
+impl Model {
+    pub fn new(settings: Settings, route: fn(Ipv4Addr) -> Result<Hop, NoHop>) -> Self {
+        Self {
+            services: BTreeMap::new(),
+            destinations: Vec::new(),
+            connections: HashMap::new(),
+            answers: HashMap::new(),
+            settings: Settings { addresses: [0; 64], ..settings },
+            now: 0,
+            route,
+        }
+    }
+
+    pub fn add_service(&mut self, key: (u8, SocketAddrV4), scheduler: Scheduler) {
+        self.concern(*key.1.ip());
+        self.services.insert(key, Service { scheduler, list: Vec::new(), cursor: Cursor::START });
+    }
+
+    /// Puts a destination at the head of a service's list: a new one, or one that was taken off it.
+    pub fn add_destination(&mut self, service: (u8, SocketAddrV4), number: usize) {
+        self.concern(*self.destinations[number].key.ip());
+        self.destinations[number].available = true;
+        self.change(service, |service| {
+            service.list.insert(0, number);
+            service.cursor = service.cursor.after_insertion();
+        });
+    }
+
+    pub fn delete_destination(&mut self, service: (u8, SocketAddrV4), number: usize) {
+        self.destinations[number].available = false;
+        self.change(service, |service| {
+            let position = service.list.iter().position(|other| *other == number).unwrap();
+            service.list.remove(position);
+            service.cursor = service.cursor.after_removal(position as u32);
+        });
+    }
+
+    pub fn edit_weight(&mut self, service: (u8, SocketAddrV4), number: usize, weight: u32) {
+        self.destinations[number].weight = weight;
+        self.change(service, |_| {});
+    }
+
+    /// Changes a service; weighted round robin begins anew then, and any scheduler that has no destinations left.
+    fn change(&mut self, key: (u8, SocketAddrV4), change: impl FnOnce(&mut Service)) {
+        let service = self.services.get_mut(&key).unwrap();
+        let before = service.cursor;
+        change(service);
+        if service.list.is_empty() {
+            service.cursor = Cursor::START;
+        } else if service.scheduler == Scheduler::WeightedRoundRobin {
+            let ladder = Ladder::new(service.list.iter().map(|number| self.destinations[*number].weight));
+            service.cursor = ladder.relevel(before);
+        }
+    }
+
+    fn concern(&mut self, address: Ipv4Addr) {
+        let (word, bit) = Settings::address_bit(u32::from_ne_bytes(address.octets()));
+        self.settings.addresses[word] |= bit;
+    }
+
+    /// The filter lets some strangers through, which other counters show.
+    fn concerns(&self, address: u32) -> bool {
+        let (word, bit) = Settings::address_bit(address);
+        self.settings.addresses[word] & bit != 0
+    }
+
+    /// What becomes of a frame.
+    pub fn handle(&mut self, interface: u32, frame: &[u8]) -> Outcome {
+        let mut bytes = frame.to_vec();
+        match self.balance(&mut bytes) {
+            Ok(out) => {
+                let action = if out == interface { Action::Transmit } else { Action::Redirect };
+                Outcome { action, reason: None, bytes }
+            }
+            Err(reason) => {
+                let action = if reason.fate() == Fate::Drop { Action::Drop } else { Action::Pass };
+                Outcome { action, reason: Some(reason), bytes }
+            }
+        }
+    }
+
+    fn balance(&mut self, frame: &mut Vec<u8>) -> Result<u32, Reason> {
+        let packet = packet::read(frame.as_slice())?;
+        let tuple = packet.tuple;
+        if !self.concerns(tuple.raw_source()) && !self.concerns(tuple.raw_destination()) {
+            return Err(Reason::NotOurs);
+        }
+        // The flow as the client sees it, whichever side sent the packet.
+        let client_side = match self.answers.get(&tuple) {
+            Some(client_side) => Some(*client_side),
+            None => self.connections.contains_key(&tuple).then_some(tuple),
+        };
+        let Some(client_side) = client_side.filter(|flow| !self.bury(flow)) else {
+            return self.unknown(frame, &packet);
+        };
+        let out = client_side != tuple;
+        let connection = self.connections[&client_side];
+        let opening = tuple.protocol == TCP && packet.tcp_flags & SYN != 0;
+        if !out && opening && rules::gives_way(connection.state, connection.flags, self.settings.reuse_mode) {
+            self.remove(&client_side);
+            return self.unknown(frame, &packet);
+        }
+        let available = self.destinations[connection.destination].available;
+        if !out && !available {
+            return Err(Reason::DestinationDeleted);
+        }
+        if available {
+            self.count(connection.destination, &packet, out);
+        }
+        self.advance(&client_side, packet.tcp_flags, out);
+        self.forward(frame, &packet, &client_side, &connection, out)
+    }
+
+    fn unknown(&mut self, frame: &mut Vec<u8>, packet: &Packet) -> Result<u32, Reason> {
+        let tuple = packet.tuple;
+        if self.services.contains_key(&(tuple.protocol, destination(&tuple))) {
+            return self.open(frame, packet);
+        }
+        if !self.concerns(tuple.raw_source()) {
+            return Err(Reason::NoService);
+        }
+        let client_side = tuple.reversed();
+        let Some(connection) = self.connections.get(&client_side).copied() else {
+            return Err(Reason::NoReplyConnection);
+        };
+        if connection.nat || rules::is_past(connection.deadline, self.now) {
+            return Err(Reason::NoReplyConnection);
+        }
+        if self.destinations[connection.destination].available {
+            self.count(connection.destination, packet, true);
+        }
+        self.advance(&client_side, packet.tcp_flags, true);
+        Err(Reason::DirectReply)
+    }
+
+    fn open(&mut self, frame: &mut Vec<u8>, packet: &Packet) -> Result<u32, Reason> {
+        let tuple = packet.tuple;
+        if tuple.protocol == TCP && packet.tcp_flags & (SYN | RST) != SYN {
+            return Err(Reason::NoConnection);
+        }
+        if tuple.source_port() == 20 {
+            return Err(Reason::SourcePort20);
+        }
+        let number = self.schedule(&tuple).ok_or(Reason::NoDestination)?;
+        let chosen = &mut self.destinations[number];
+        let flags = if chosen.nat { INACTIVE } else { INACTIVE | NO_OUTPUT };
+        let begin = rules::advance(tuple.protocol, 0, flags, packet.tcp_flags, false);
+        let port = if chosen.key.port() == 0 { tuple.destination_port() } else { chosen.key.port() };
+        let connection = Connection {
+            destination: number,
+            nat: chosen.nat,
+            real: SocketAddrV4::new(*chosen.key.ip(), port),
+            state: begin.state,
+            flags: begin.flags,
+            deadline: self.now.wrapping_add(self.settings.timeouts[usize::from(begin.state)]),
+        };
+        chosen.total += 1;
+        chosen.active += u32::from(begin.flags & INACTIVE == 0);
+        chosen.counted.connections += 1;
+        self.connections.insert(tuple, connection);
+        if connection.nat {
+            // Two connections whose answers look alike: the newest wins.
+            self.answers.insert(connection.answer(&tuple), tuple);
+        }
+        self.count(number, packet, false);
+        self.forward(frame, packet, &tuple, &connection, false)
+    }
+
+    fn schedule(&mut self, tuple: &Tuple) -> Option<usize> {
+        let service = self.services.get_mut(&(tuple.protocol, destination(tuple)))?;
+        let candidates: Vec<Candidate> = service
+            .list
+            .iter()
+            .map(|number| &self.destinations[*number])
+            .map(|it| Candidate { weight: it.weight, active: it.active, total: it.total, overloaded: false })
+            .collect();
+        if candidates.is_empty() {
+            return None;
+        }
+        let weights: Vec<u32> = candidates.iter().map(|candidate| candidate.weight).collect();
+        let cursor = service.cursor;
+        let (position, cursor) = match service.scheduler {
+            Scheduler::RoundRobin => run(RoundRobin::new(cursor), &candidates),
+            Scheduler::WeightedRoundRobin => {
+                run(WeightedRoundRobin::new(cursor, Ladder::new(weights)), &candidates)
+            }
+            Scheduler::LeastConnections => (run(LeastConnections::new(), &candidates).0, cursor),
+            Scheduler::WeightedLeastConnections => {
+                (run(WeightedLeastConnections::new(), &candidates).0, cursor)
+            }
+            Scheduler::SourceHash => {
+                let mut table = [0; sh::BUCKETS];
+                sh::fill(&weights, &mut table);
+                let bucket = sh::bucket(address::key_v4(tuple.source().octets()), 0);
+                let usable = |position: u32| candidates[position as usize].usable();
+                (sh::pick(&table, bucket, false, usable), cursor)
+            }
+            other => panic!("{other}"),
+        };
+        service.cursor = cursor;
+        position.map(|position| service.list[position as usize])
+    }
+
+    fn forward(
+        &self,
+        frame: &mut Vec<u8>,
+        packet: &Packet,
+        client_side: &Tuple,
+        connection: &Connection,
+        out: bool,
+    ) -> Result<u32, Reason> {
+        if packet.time_to_live <= 1 {
+            return Err(Reason::TimeExceeded);
+        }
+        let towards = if out { client_side.source() } else { *connection.real.ip() };
+        let hop = match ((self.route)(towards), connection.nat) {
+            (Ok(hop), _) => hop,
+            (Err(NoHop::Refused(reason)), _) => return Err(reason),
+            (Err(NoHop::Neighbour), false) => return Err(Reason::NeighbourUnresolved),
+            (Err(NoHop::Neighbour), true) => {
+                translate(frame, packet, client_side, connection, out);
+                return Err(Reason::NeighbourByStack);
+            }
+            (Err(NoHop::Local), nat) => {
+                if nat {
+                    translate(frame, packet, client_side, connection, out);
+                }
+                return Err(Reason::LocalDestination);
+            }
+        };
+        if packet.length > hop.mtu {
+            return Err(Reason::TooBig);
+        }
+        if connection.nat {
+            translate(frame, packet, client_side, connection, out);
+        }
+        take_hop(frame[packet.network.into()..].first_chunk_mut().unwrap());
+        let mut header = hop.link.concat();
+        if let Some(vlan) = hop.vlan {
+            header.extend_from_slice(&[0x81, 0x00]);
+            header.extend_from_slice(&vlan.to_be_bytes());
+        }
+        header.extend_from_slice(&[0x08, 0x00]);
+        frame.splice(..usize::from(packet.network), header);
+        Ok(hop.interface)
+    }
+
+    fn count(&mut self, number: usize, packet: &Packet, out: bool) {
+        let counted = &mut self.destinations[number].counted;
+        let (packets, bytes) = match out {
+            true => (&mut counted.out_packets, &mut counted.out_bytes),
+            false => (&mut counted.in_packets, &mut counted.in_bytes),
+        };
+        *packets += 1;
+        *bytes += i64::from(packet.length);
+    }
+
+    fn advance(&mut self, client_side: &Tuple, tcp_flags: u8, out: bool) {
+        let Some(connection) = self.connections.get_mut(client_side) else { return };
+        let next = rules::advance(client_side.protocol, connection.state, connection.flags, tcp_flags, out);
+        let timeout = self.settings.timeouts[usize::from(next.state)];
+        (connection.state, connection.flags) = (next.state, next.flags);
+        let ticks = self.settings.ticks_per_second;
+        if rules::is_stale(connection.deadline, self.now, timeout, ticks) {
+            connection.deadline = self.now.wrapping_add(timeout);
+        }
+        let load = &mut self.destinations[connection.destination].active;
+        *load = load.wrapping_add_signed(next.active_change);
+    }
+
+    /// Removes a connection if its time is over; whether it was.
+    fn bury(&mut self, client_side: &Tuple) -> bool {
+        let dead = rules::is_past(self.connections[client_side].deadline, self.now);
+        if dead {
+            self.remove(client_side);
+        }
+        dead
+    }
+
+    fn remove(&mut self, client_side: &Tuple) {
+        let Some(connection) = self.connections.remove(client_side) else { return };
+        let load = &mut self.destinations[connection.destination];
+        load.total -= 1;
+        load.active -= u32::from(connection.flags & INACTIVE == 0);
+        let answer = connection.answer(client_side);
+        if self.answers.get(&answer) == Some(client_side) {
+            self.answers.remove(&answer);
+        }
+    }
+
+    /// Removes every connection whose time is over.
+    pub fn sweep(&mut self) {
+        let flows: Vec<Tuple> = self.connections.keys().copied().collect();
+        for flow in flows {
+            self.bury(&flow);
+        }
+    }
+
+    /// Protocol, client, virtual address, destination and state of every connection.
+    pub fn connections(&self) -> Vec<(u8, SocketAddrV4, SocketAddrV4, SocketAddrV4, u8)> {
+        let line = |(flow, connection): (&Tuple, &Connection)| {
+            (flow.protocol, source(flow), destination(flow), connection.real, connection.state)
+        };
+        let mut all: Vec<_> = self.connections.iter().map(line).collect();
+        all.sort();
+        all
+    }
+
+    /// What the destinations have counted.
+    pub fn counted(&self) -> BTreeMap<SocketAddrV4, Counted> {
+        let mut all: BTreeMap<_, Counted> = BTreeMap::new();
+        for destination in self.destinations.iter().filter(|destination| destination.available) {
+            let inactive = destination.total - destination.active;
+            let sum = all.entry(destination.key).or_default();
+            *sum = *sum + destination.counted.and_now(destination.active.into(), inactive.into());
+        }
+        all
+    }
+}
+
+/// Replaces what NAT replaces.
+fn translate(frame: &mut [u8], packet: &Packet, client_side: &Tuple, connection: &Connection, out: bool) {
+    let (end, from, to) = match out {
+        true => (End::Source, connection.real, destination(client_side)),
+        false => (End::Destination, destination(client_side), connection.real),
+    };
+    let raw = |end: SocketAddrV4| (end.ip().octets(), end.port().to_be_bytes());
+    let (network, transport) = translation(raw(from), raw(to));
+    let (address, port) = raw(to);
+    translate_network(frame[packet.network.into()..].first_chunk_mut().unwrap(), end, address, network);
+    let header = &mut frame[packet.transport.into()..];
+    if client_side.protocol == TCP {
+        translate_tcp(header.first_chunk_mut().unwrap(), end, port, transport);
+    } else {
+        translate_udp(header.first_chunk_mut().unwrap(), end, port, transport);
+    }
+}
