@@ -1,0 +1,176 @@
+//! Sets and entries of the connection table.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
+use lb_common::connection::{Entry, Set, WAYS};
+
+use super::CONNECTIONS;
+use crate::machine;
+
+/// A set of the connection table.
+#[derive(Clone, Copy)]
+pub struct SetRef(*mut Set);
+
+impl SetRef {
+    /// The set with this number.
+    #[inline(always)]
+    pub fn at(number: u32) -> Option<Self> {
+        CONNECTIONS.get_ptr_mut(number).map(Self)
+    }
+
+    /// Runs `body` under the set's lock. Nothing in it may call a helper or a function that is not inlined:
+    /// the verifier refuses both.
+    #[inline(always)]
+    pub fn locked<R>(self, body: impl FnOnce() -> R) -> R {
+        // SAFETY: the lock is the element's own, at the offset that BTF gives; taken and given back here alone.
+        unsafe {
+            let lock = addr_of_mut!((*self.0).lock).cast();
+            bpf_spin_lock(lock);
+            let result = body();
+            bpf_spin_unlock(lock);
+            result
+        }
+    }
+
+    /// The tag of a slot; `slot` below [`WAYS`].
+    #[inline(always)]
+    pub fn tag(self, slot: usize) -> u32 {
+        // SAFETY: callers keep the slot in range, and the verifier checks it.
+        unsafe { read_volatile(addr_of!((*self.0).tags).cast::<u32>().add(slot)) }
+    }
+
+    /// Stores the tag of a slot.
+    #[inline(always)]
+    pub fn set_tag(self, slot: usize, tag: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).tags).cast::<u32>().add(slot), tag) }
+    }
+
+    /// The deadline of a slot.
+    #[inline(always)]
+    pub fn deadline(self, slot: usize) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).deadlines).cast::<u32>().add(slot)) }
+    }
+
+    /// Stores the deadline of a slot.
+    #[inline(always)]
+    pub fn set_deadline(self, slot: usize, deadline: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).deadlines).cast::<u32>().add(slot), deadline) }
+    }
+
+    /// The entry of a slot.
+    #[inline(always)]
+    pub fn entry(self, slot: usize) -> EntryRef {
+        // SAFETY: as above.
+        EntryRef(unsafe { addr_of_mut!((*self.0).entries).cast::<Entry>().add(slot) })
+    }
+
+    /// Entries whose home is here and that lie elsewhere.
+    #[inline(always)]
+    pub fn displaced(self) -> u32 {
+        // SAFETY: the pointer is to an element.
+        unsafe { read_volatile(addr_of!((*self.0).displaced)) }
+    }
+
+    /// Adds to the displaced entries.
+    #[inline(always)]
+    pub fn add_displaced(self, change: i32) {
+        // SAFETY: an aligned word of a live map element, changed by atomic operations alone.
+        unsafe { machine::add(addr_of_mut!((*self.0).displaced), change as u32) };
+    }
+}
+
+/// An entry of the connection table.
+#[derive(Clone, Copy)]
+pub struct EntryRef(*mut Entry);
+
+impl EntryRef {
+    /// The number that is odd while the entry is being written.
+    #[inline(always)]
+    pub fn sequence(self) -> u32 {
+        // SAFETY: the pointer is to an entry of a live map element.
+        unsafe { read_volatile(addr_of!((*self.0).sequence)) }
+    }
+
+    /// A copy, which is whole only if the sequence was even before and is the same after, or under the lock.
+    ///
+    /// Field by field, so that the compiler keeps what is used in registers and the rest off the stack.
+    #[inline(always)]
+    pub fn copy(self) -> Entry {
+        macro_rules! fields {
+            ($($field:ident),+) => {
+                // SAFETY: as above; any bytes are a valid entry.
+                unsafe { Entry { $($field: read_volatile(addr_of!((*self.0).$field)),)+ reserved: 0, reserved_too: 0 } }
+            };
+        }
+        fields!(
+            addresses,
+            ports,
+            protocol,
+            role,
+            method,
+            state,
+            sequence,
+            destination,
+            address,
+            port,
+            network_delta,
+            transport_delta,
+            flags,
+            interface,
+            link,
+            hop_until,
+            mtu,
+            vlan
+        )
+    }
+
+    /// Copies the entry to another place, word by word. Under the set's lock only.
+    #[inline(always)]
+    pub fn copy_to(self, place: &mut Entry) {
+        let (from, to) = (self.0.cast::<u64>(), core::ptr::from_mut(place).cast::<u64>());
+        for word in 0..size_of::<Entry>() / size_of::<u64>() {
+            // SAFETY: both are entries, which are whole words long and aligned for them.
+            unsafe { write_volatile(to.add(word), read_volatile(from.add(word))) };
+        }
+    }
+
+    /// Stores an entry, marked as being written while it is. Under the set's lock only.
+    #[inline(always)]
+    pub fn store(self, entry: &Entry) {
+        let sequence = self.sequence() | 1;
+        // SAFETY: as above; the lock keeps other writers away.
+        unsafe {
+            write_volatile(addr_of_mut!((*self.0).sequence), sequence);
+            write_volatile(self.0, Entry { sequence, ..*entry });
+            write_volatile(addr_of_mut!((*self.0).sequence), sequence.wrapping_add(1));
+        }
+    }
+
+    /// Stores state and flags. Under the set's lock only; readers may see the one without the other for a
+    /// moment, which no decision depends on.
+    #[inline(always)]
+    pub fn set_state(self, state: u8, flags: u8) {
+        // SAFETY: as above.
+        unsafe {
+            write_volatile(addr_of_mut!((*self.0).state), state);
+            write_volatile(addr_of_mut!((*self.0).flags), flags);
+        }
+    }
+
+    /// Whether the entry has this flow.
+    #[inline(always)]
+    pub fn has(self, addresses: u64, ports: u32, protocol: u8) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            read_volatile(addr_of!((*self.0).addresses)) == addresses
+                && read_volatile(addr_of!((*self.0).ports)) == ports
+                && read_volatile(addr_of!((*self.0).protocol)) == protocol
+        }
+    }
+}
+
+const _: () = assert!(WAYS == 7);

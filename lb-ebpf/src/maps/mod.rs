@@ -1,0 +1,171 @@
+//! The maps, and the door to their memory: every pointer into a map is dereferenced below here.
+//!
+//! All maps but the index are arrays, made page-aligned (`BPF_F_MMAPABLE`) so that a line of ours is a cache
+//! line of the machine. User space maps all of them but the connection table, whose spin locks forbid it.
+
+mod connection;
+mod settings;
+mod stats;
+mod table;
+
+use core::ptr::{addr_of_mut, read_volatile, write_volatile};
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, bpf_fib_lookup, bpf_timer};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::XdpContext;
+use lb_common::connection::{Entry, Set};
+use lb_common::destination::{CounterLine, Destination};
+use lb_common::packet::Packet;
+use lb_common::reason::{REASON_SLOTS, Reason};
+use lb_common::service::{LINE, Service, ServiceKey};
+use lb_common::settings::{Program, Settings, Vlan};
+use lb_common::stats::Estimator;
+
+pub use self::connection::SetRef;
+pub use self::settings::{SettingsRef, settings};
+pub use self::stats::{Counted, add_counted, count_packet, estimate};
+pub use self::table::{DestinationRef, SetHeaderRef, arena_number, service_set, service_slot};
+
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
+
+/// What the program must know before it looks at a packet.
+#[btf_map]
+static SETTINGS: Array<Settings, 1, MAPPED> = Array::new();
+
+/// The connection table, IPv4. User space chooses its size when it makes the map.
+#[btf_map]
+static CONNECTIONS: Array<Set, 65536, MAPPED> = Array::new();
+
+/// Where a service lies in `SERVICES`, by protocol, address and port.
+#[btf_map]
+static SERVICE_INDEX: HashMap<ServiceKey, u32, 16384> = HashMap::new();
+
+/// The services.
+#[btf_map]
+static SERVICES: Array<Service, 16384, MAPPED> = Array::new();
+
+/// The destinations of all services.
+#[btf_map]
+static DESTINATIONS: Array<Destination, 131072, MAPPED> = Array::new();
+
+/// Counters of each destination on each CPU: slot `cpu * destinations + destination`.
+#[btf_map]
+static COUNTERS: Array<CounterLine, 131072, MAPPED> = Array::new();
+
+/// The rates of each destination.
+#[btf_map]
+static RATES: Array<Estimator, 131072, MAPPED> = Array::new();
+
+/// Reason counters: slot `cpu`.
+#[btf_map]
+static REASONS: Array<[u64; REASON_SLOTS], 1, MAPPED> = Array::new();
+
+/// The destination sets, in lines of numbers.
+#[btf_map]
+static ARENA: Array<[u32; LINE], 262144, MAPPED> = Array::new();
+
+/// VLAN interfaces, by their index: a frame for one goes out of its parent with a tag.
+#[btf_map]
+static VLANS: HashMap<u32, Vlan, 4096> = HashMap::new();
+
+/// The programs that the packet program goes on in.
+#[btf_map]
+pub static PROGRAMS: ProgramArray<2> = ProgramArray::new();
+
+/// Room for what does not fit the stack.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// What the programs off the steady path keep. Read back from here, a value is just a number to the verifier: it
+/// need not follow each way that led to it separately.
+pub struct Scratch {
+    /// The packet's headers.
+    pub packet: Packet,
+    /// Packets of the client.
+    pub client_side: Entry,
+    /// Packets of the destination.
+    pub server_side: Entry,
+}
+
+/// Room for asking the kernel the way; not on the stack, whose bytes may only be read aligned.
+#[btf_map]
+static LOOKUP: PerCpuArray<bpf_fib_lookup, 1> = PerCpuArray::new();
+
+/// This CPU's room for a route lookup, with what the last one left in it.
+#[inline(always)]
+pub fn lookup() -> Option<&'static mut bpf_fib_lookup> {
+    // SAFETY: the element is this CPU's own, and only one lookup is made at a time.
+    LOOKUP.get_ptr_mut(0).map(|lookup| unsafe { &mut *lookup })
+}
+
+/// This CPU's scratch room. Programs do not interrupt each other on a CPU.
+#[inline(always)]
+pub fn scratch() -> Result<&'static mut Scratch, Reason> {
+    // SAFETY: the element is this CPU's own, and a program asks for it once.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch }).ok_or(Reason::Internal)
+}
+
+impl Scratch {
+    /// Puts a packet's headers here and reads them back.
+    #[inline(always)]
+    pub fn keep(&mut self, packet: Packet) -> Packet {
+        // SAFETY: a live place for a plain value.
+        unsafe {
+            write_volatile(&mut self.packet, packet);
+            Packet {
+                tuple: read_volatile(&self.packet.tuple),
+                network: read_volatile(&self.packet.network),
+                transport: read_volatile(&self.packet.transport),
+                length: read_volatile(&self.packet.length),
+                service_type: read_volatile(&self.packet.service_type),
+                tcp_flags: read_volatile(&self.packet.tcp_flags),
+                time_to_live: read_volatile(&self.packet.time_to_live),
+            }
+        }
+    }
+}
+
+/// The timer that drives the sweep.
+#[btf_map]
+pub static SWEEPER: Array<Sweeper, 1> = Array::new();
+
+/// The one element of the timer map.
+#[repr(C)]
+pub struct Sweeper {
+    /// The kernel's timer.
+    pub timer: bpf_timer,
+}
+
+/// Counts a packet that was not forwarded.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    if let Some(counters) = REASONS.get_ptr_mut(cpu()) {
+        // SAFETY: the element has room for every reason; only this CPU writes it.
+        unsafe {
+            let counter = addr_of_mut!((*counters)[reason as usize & (REASON_SLOTS - 1)]);
+            write_volatile(counter, read_volatile(counter).wrapping_add(1));
+        }
+    }
+}
+
+/// Goes on in another program; comes back only if there is none in the slot.
+#[inline(always)]
+pub fn go_on(context: &XdpContext, program: Program) {
+    // SAFETY: nothing of this program's stack is used by the other.
+    unsafe { PROGRAMS.tail_call(context, program as u32) };
+}
+
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: the helper takes nothing.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// What is to be known of an interface if it is a VLAN interface.
+#[inline(always)]
+pub fn vlan(interface: u32) -> Option<Vlan> {
+    // SAFETY: the value is copied out at once; user space replaces it whole or deletes it.
+    unsafe { VLANS.get(interface).copied() }
+}

@@ -1,0 +1,87 @@
+//! The settings, read field by field: user space may write them at any time.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use lb_common::reason::Reason;
+use lb_common::settings::Settings;
+
+use super::SETTINGS;
+
+/// The settings, read field by field: user space may write them at any time.
+#[derive(Clone, Copy)]
+pub struct SettingsRef(*mut Settings);
+
+macro_rules! settings_fields {
+    ($($field:ident),+) => {
+        $(
+            #[doc = concat!("[`Settings::", stringify!($field), "`].")]
+            #[inline(always)]
+            pub fn $field(self) -> u32 {
+                // SAFETY: the pointer is to the one element of the settings map.
+                unsafe { read_volatile(addr_of!((*self.0).$field)) }
+            }
+        )+
+    };
+}
+
+impl SettingsRef {
+    settings_fields!(
+        services,
+        tick_shift,
+        clock_offset,
+        set_mask,
+        destinations,
+        reuse_mode,
+        ticks_per_second,
+        sweep_position,
+        sweep_stride,
+        cpus,
+        destinations_used,
+        estimator_turn
+    );
+
+    /// [`Settings::seed`].
+    #[inline(always)]
+    pub fn seed(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).seed)) }
+    }
+
+    /// The timeout of a connection state in ticks.
+    #[inline(always)]
+    pub fn timeout(self, state: u8) -> u32 {
+        // SAFETY: as above; the index is masked to the table's length.
+        unsafe { read_volatile(addr_of!((*self.0).timeouts[state as usize & 63])) }
+    }
+
+    /// Whether an address (loaded natively) may be one of ours.
+    #[inline(always)]
+    pub fn concerns(self, address: u32) -> bool {
+        let (word, bit) = Settings::address_bit(address);
+        // SAFETY: as above; `address_bit` masks the index to the table's length.
+        unsafe { read_volatile(addr_of!((*self.0).addresses[word & 63])) & bit != 0 }
+    }
+
+    /// Notes that the estimator has had another turn.
+    #[inline(always)]
+    pub fn set_estimator_turn(self, turn: u32) {
+        // SAFETY: as above; only the sweep writes it.
+        unsafe { write_volatile(addr_of_mut!((*self.0).estimator_turn), turn) };
+    }
+
+    /// Notes how far the sweep has come, and when.
+    #[inline(always)]
+    pub fn set_sweep(self, position: u32, now: u32) {
+        // SAFETY: as above; only the sweep writes these two.
+        unsafe {
+            write_volatile(addr_of_mut!((*self.0).sweep_position), position);
+            write_volatile(addr_of_mut!((*self.0).swept_at), now);
+        }
+    }
+}
+
+/// The settings.
+#[inline(always)]
+pub fn settings() -> Result<SettingsRef, Reason> {
+    SETTINGS.get_ptr_mut(0).map(SettingsRef).ok_or(Reason::Internal)
+}

@@ -1,0 +1,60 @@
+//! Counters and rates of destinations.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use lb_common::destination::{Counters, DestinationId};
+
+use super::{COUNTERS, RATES, SettingsRef, cpu};
+
+/// What is counted about a packet that was handled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// From a client.
+    In,
+    /// From a destination.
+    Out,
+    /// From a client, and it made a connection.
+    New,
+}
+
+/// Counts a packet of `length` bytes for a destination.
+#[inline(always)]
+pub fn count_packet(settings: SettingsRef, destination: DestinationId, what: Counted, length: u16) {
+    let slot = cpu().wrapping_mul(settings.destinations()).wrapping_add(destination);
+    if let Some(line) = COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: the pointer is to an element; only this CPU writes it.
+        unsafe {
+            let counters = addr_of_mut!((*line).counters);
+            let (packets, bytes) = if what == Counted::Out {
+                (addr_of_mut!((*counters).out_packets), addr_of_mut!((*counters).out_bytes))
+            } else {
+                (addr_of_mut!((*counters).in_packets), addr_of_mut!((*counters).in_bytes))
+            };
+            write_volatile(packets, read_volatile(packets).wrapping_add(1));
+            write_volatile(bytes, read_volatile(bytes).wrapping_add(u64::from(length)));
+            if what == Counted::New {
+                let connections = addr_of_mut!((*counters).connections);
+                write_volatile(connections, read_volatile(connections).wrapping_add(1));
+            }
+        }
+    }
+}
+
+/// Adds what a destination has counted on one CPU.
+#[inline(always)]
+pub fn add_counted(settings: SettingsRef, cpu: u32, destination: DestinationId, sum: &mut Counters) {
+    let slot = cpu.wrapping_mul(settings.destinations()).wrapping_add(destination);
+    if let Some(line) = COUNTERS.get_ptr(slot) {
+        // SAFETY: the pointer is to an element; another CPU may be counting on, which the next tick sees.
+        sum.add(&unsafe { read_volatile(addr_of!((*line).counters)) });
+    }
+}
+
+/// Lets a destination's estimator see what was counted.
+#[inline(always)]
+pub fn estimate(destination: DestinationId, counted: &Counters) {
+    if let Some(estimator) = RATES.get_ptr_mut(destination) {
+        // SAFETY: the pointer is to an element, which the sweep alone writes, but for user space's zeroing.
+        unsafe { write_volatile(estimator, read_volatile(estimator).tick(*counted)) };
+    }
+}

@@ -1,0 +1,140 @@
+//! Services, destination sets and destinations.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use lb_common::destination::{Destination, DestinationId};
+use lb_common::scheduler::overload::Thresholds;
+use lb_common::service::{LINE, ServiceKey, SetHeader};
+
+use super::{ARENA, DESTINATIONS, SERVICE_INDEX, SERVICES};
+use crate::machine;
+
+/// Where a service lies, if there is one for this key.
+#[inline(always)]
+pub fn service_slot(key: &ServiceKey) -> Option<u32> {
+    // SAFETY: the number is copied out at once; user space replaces it whole or deletes it.
+    unsafe { SERVICE_INDEX.get(key).map(|slot| read_volatile(slot)) }
+}
+
+/// First line of a service's destination set; 0 for none.
+#[inline(always)]
+pub fn service_set(slot: u32) -> Option<u32> {
+    // SAFETY: the pointer is to an element; the word is stored whole by user space.
+    SERVICES.get_ptr(slot).map(|service| unsafe { read_volatile(addr_of!((*service).set)) as u32 })
+}
+
+/// The header of a destination set.
+#[derive(Clone, Copy)]
+pub struct SetHeaderRef(*mut SetHeader);
+
+impl SetHeaderRef {
+    /// The header in a line of the arena.
+    #[inline(always)]
+    pub fn at(line: u32) -> Option<Self> {
+        ARENA.get_ptr_mut(line).map(|line| Self(line.cast()))
+    }
+
+    /// A copy of the header; all of it but the cursor never changes.
+    #[inline(always)]
+    pub fn read(self) -> SetHeader {
+        // SAFETY: a line of the arena is as large as a header and 64-byte aligned.
+        unsafe { read_volatile(self.0) }
+    }
+
+    /// Moves the cursor on, unless another CPU did so first.
+    #[inline(always)]
+    pub fn move_cursor(self, from: u64, to: u64) -> bool {
+        // SAFETY: the cursor is an aligned word of a live map element, changed by atomic operations alone.
+        unsafe { machine::replace(addr_of_mut!((*self.0).cursor), from, to) }
+    }
+
+    /// The cursor.
+    #[inline(always)]
+    pub fn cursor(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).cursor)) }
+    }
+}
+
+/// The `index`-th number of the lines that begin at `line`.
+#[inline(always)]
+pub fn arena_number(line: u32, index: u32) -> Option<u32> {
+    let line = ARENA.get_ptr(line.wrapping_add(index / LINE as u32))?;
+    // SAFETY: the pointer is to an element, the index masked to its length.
+    Some(unsafe { read_volatile(addr_of!((*line)[index as usize & (LINE - 1)])) })
+}
+
+/// A destination, read field by field.
+#[derive(Clone, Copy)]
+pub struct DestinationRef(*mut Destination);
+
+macro_rules! destination_fields {
+    ($($field:ident: $kind:ty = $($path:ident).+;)+) => {
+        $(
+            #[doc = concat!("The field `", stringify!($($path).+), "`.")]
+            #[inline(always)]
+            pub fn $field(self) -> $kind {
+                // SAFETY: the pointer is to an element of the destination map.
+                unsafe { read_volatile(addr_of!((*self.0).$($path).+)) }
+            }
+        )+
+    };
+}
+
+impl DestinationRef {
+    /// The destination with this number.
+    #[inline(always)]
+    pub fn at(id: DestinationId) -> Option<Self> {
+        DESTINATIONS.get_ptr_mut(id).map(Self)
+    }
+
+    destination_fields! {
+        status: u8 = status;
+        method: u8 = method;
+        port: u16 = port;
+        weight: u32 = weight;
+        active: u32 = load.active;
+        total: u32 = load.total;
+        overloaded: u32 = load.overloaded;
+    }
+
+    /// The thresholds.
+    #[inline(always)]
+    pub fn thresholds(self) -> Thresholds {
+        // SAFETY: as above.
+        unsafe {
+            Thresholds {
+                upper: read_volatile(addr_of!((*self.0).upper_threshold)),
+                lower: read_volatile(addr_of!((*self.0).lower_threshold)),
+            }
+        }
+    }
+
+    /// The IPv4 address, loaded natively.
+    #[inline(always)]
+    pub fn address(self) -> u32 {
+        // SAFETY: as above; the address begins the element, which is aligned for it.
+        unsafe { read_volatile(addr_of!((*self.0).address).cast()) }
+    }
+
+    /// Adds to the active connections and returns what they were.
+    #[inline(always)]
+    pub fn add_active(self, change: i32) -> u32 {
+        // SAFETY: an aligned word of a live map element, changed by atomic operations alone.
+        unsafe { machine::add(addr_of_mut!((*self.0).load.active), change as u32) }
+    }
+
+    /// Adds to all connections and returns what they were.
+    #[inline(always)]
+    pub fn add_total(self, change: i32) -> u32 {
+        // SAFETY: as above.
+        unsafe { machine::add(addr_of_mut!((*self.0).load.total), change as u32) }
+    }
+
+    /// Marks the destination as overloaded or not.
+    #[inline(always)]
+    pub fn set_overloaded(self, overloaded: bool) {
+        // SAFETY: as above; one aligned word.
+        unsafe { write_volatile(addr_of_mut!((*self.0).load.overloaded), u32::from(overloaded)) }
+    }
+}
