@@ -205,7 +205,9 @@ fn create<'a>(loader: &mut EbpfLoader<'a>, set_up: impl FnOnce(&mut EbpfLoader<'
 
 /// Words what the kernel has against a program, with the last thing that its verifier said.
 fn cannot_verify(name: &str, error: &std::io::Error, log: &str) -> Error {
-    let said = log.lines().rfind(|line| !line.is_empty() && !line.starts_with("processed "));
+    // What it adds up in the end is not why.
+    let sums = ["processed ", "verification time ", "stack depth "];
+    let said = log.lines().rfind(|line| !line.is_empty() && !sums.iter().any(|sum| line.starts_with(sum)));
     let why = format!("cannot load program {name} ({})", said.unwrap_or("the kernel says no more"));
     match error.raw_os_error() {
         // The verifier's own word for what a program may not do, whoever loads it.
@@ -274,7 +276,7 @@ mod tests {
     fn a_program_that_is_refused_is_not_a_lack_of_rights() {
         let said =
             |number, log| cannot_verify("xipvs", &io::Error::from_raw_os_error(number), log).to_string();
-        let log = "1: exit\ninvalid access to packet\nprocessed 2 insns\n\n";
+        let log = "1: exit\ninvalid access to packet\nverification time 9 usec\nstack depth 8\nprocessed 2 insns\n\n";
         assert_eq!(
             said(libc::EACCES, log),
             "cannot load program xipvs (invalid access to packet): Permission denied"
