@@ -1,6 +1,8 @@
 //! What the tests and the demo stand on.
 //!
 //! [`lab`] has network namespaces with real clients and servers. Tests that need root are in `tests/root`, one
-//! module each, and are built with the feature `root`: `cargo xtask test` turns it on.
+//! module each, and are built with the feature `root`: `cargo xtask test` turns it on. [`bench`] is what
+//! `cargo xtask bench` measures and compares.
 
+pub mod bench;
 pub mod lab;

@@ -30,17 +30,27 @@ pub fn run() -> Result<()> {
 
 /// Builds the BPF object and returns where it is.
 pub fn object() -> Result<PathBuf> {
+    bpf("lb-ebpf", "xipvs.bpf.o")
+}
+
+/// Builds the programs that `cargo xtask bench` measures beside it and returns where their object is.
+pub fn yardsticks() -> Result<PathBuf> {
+    bpf("yardsticks", "yardsticks.bpf.o")
+}
+
+/// Builds one binary of the BPF crate and puts it into the build directory.
+fn bpf(binary: &str, name: &str) -> Result<PathBuf> {
     let mut cargo = toolchain()?.cargo();
-    cargo.arg("build");
+    cargo.args(["build", "--bin", binary]);
     for_bpf(&mut cargo)?;
     run_command(&mut cargo).context(
         "the BPF program was not built; if the linker complains about its input, build it again against \
          LLVM 22: LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker@0.13.0 --locked \
          --no-default-features --features llvm-22 --force",
     )?;
-    let built = command::target().join("bpf").join(TARGET).join("release/lb-ebpf");
+    let built = command::target().join("bpf").join(TARGET).join("release").join(binary);
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    let object = command::target().join("xipvs.bpf.o");
+    let object = command::target().join(name);
     if !fs::read(&object).is_ok_and(|old| old == bytes) {
         let new = object.with_extension("o.new");
         fs::write(&new, &bytes)?;

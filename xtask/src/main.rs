@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's chores. This file only dispatches; each chore has a file of its name.
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -31,6 +32,8 @@ enum Chore {
     Demo,
     /// Run all tests.
     Test(test::Test),
+    /// Measure what a packet costs, beside what a map lookup costs in the same run.
+    Bench(bench::Bench),
     /// Check formatting and lints, the BPF crate's for its own target too.
     Lint,
     /// Do all that has to hold before a change lands: lint and test.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Chore::Build => build::run(),
         Chore::Demo => demo::run(),
         Chore::Test(test) => test.run(),
+        Chore::Bench(bench) => bench.run(),
         Chore::Lint => lint::run(),
         Chore::Ci(test) => lint::run().and_then(|()| test.run()),
         Chore::Vm(vm) => return vm.run().unwrap_or_else(failure),

@@ -1,0 +1,106 @@
+//! What the packet program is measured against: one step each, on the same packets.
+//!
+//! Built by `cargo xtask bench` alone and never shipped. Each program reads the flow at fixed places of an untagged
+//! IPv4 frame without options, takes its one step, uses what it got, and passes the packet; it drops it when
+//! the step failed, so that a yardstick that measures a miss is noticed.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "the host only lints this crate"))]
+#![allow(missing_docs, reason = "the entry macro makes items that it does not document")]
+
+#[allow(dead_code, reason = "the packet program's door; yardsticks only read")]
+mod packet;
+
+use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::btf_maps::{Array, HashMap};
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use aya_ebpf::macros::{btf_map, xdp};
+use aya_ebpf::programs::XdpContext;
+use lb_common::packet::Frame;
+
+use crate::packet::Window;
+
+/// Elements of both maps: many more than flows, so that the table's size is not what is measured.
+const ELEMENTS: usize = 1 << 20;
+
+/// Flows, keyed as [`flow`] reads them; user space puts a 1 for each.
+#[btf_map]
+static FLOWS: HashMap<[u32; 4], u64, ELEMENTS> = HashMap::new();
+
+/// Cache lines, all zero.
+#[btf_map]
+static LINES: Array<[u64; 8], ELEMENTS> = Array::new();
+
+/// Nothing: what a run costs with no program to speak of.
+#[xdp]
+pub fn bare(_context: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// One lookup in a BPF hash map, 16-byte key.
+#[xdp]
+pub fn hash(context: XdpContext) -> u32 {
+    // SAFETY: the value is a number that nothing changes while the program is measured.
+    pass(flow(&context).and_then(|flow| unsafe { FLOWS.get(flow) }).is_some_and(|value| *value == 1))
+}
+
+/// One line of a large array, by a hash of the flow.
+#[xdp]
+pub fn line(context: XdpContext) -> u32 {
+    pass(flow(&context).and_then(|flow| LINES.get(place(&flow))).is_some_and(|line| line[0] == 0))
+}
+
+/// One question to the kernel about route and neighbour.
+#[xdp]
+pub fn route(context: XdpContext) -> u32 {
+    pass(flow(&context).is_some_and(|flow| has_route(&context, &flow)))
+}
+
+fn pass(done: bool) -> u32 {
+    if done { XDP_PASS } else { XDP_DROP }
+}
+
+/// Source, destination, both ports, and the protocol, loaded natively.
+#[inline(always)]
+fn flow(context: &XdpContext) -> Option<[u32; 4]> {
+    let window = Window::of(context);
+    let word = |offset| Some(u32::from_ne_bytes(*window.bytes::<4>(offset)?));
+    Some([word(26)?, word(30)?, word(34)?, window.bytes::<1>(23)?[0].into()])
+}
+
+#[inline(always)]
+fn place(flow: &[u32; 4]) -> u32 {
+    (flow[0] ^ flow[2].rotate_left(7)).wrapping_mul(0x9e37_79b1) >> 12
+}
+
+#[inline(always)]
+fn has_route(context: &XdpContext, flow: &[u32; 4]) -> bool {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut question: FibLookup = unsafe { core::mem::zeroed() };
+    question.family = 2;
+    question.l4_protocol = flow[3] as u8;
+    question.ifindex = context.ingress_ifindex() as u32;
+    question.__bindgen_anon_1.tot_len = 1;
+    question.__bindgen_anon_3.ipv4_src = flow[0];
+    question.__bindgen_anon_4.ipv4_dst = flow[1];
+    let size = size_of::<FibLookup>() as i32;
+    // SAFETY: context and structure are live, the size is the structure's own.
+    unsafe { bpf_fib_lookup(context.ctx.cast(), core::ptr::from_mut(&mut question), size, 0) == 0 }
+}
+
+/// The licence, which the kernel wants to know before it lends its helpers.
+#[cfg(target_arch = "bpf")]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// There is nothing to run on a host; the crate builds for it so that lints see the code.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,137 @@
+//! Packets of known flows, and packets that are nobody's.
+//!
+//! Flows are opened by a whole handshake and checked to be established. A director refreshes a flow's next hop and
+//! deadline once a second, on a slower way. Both are measured: packets of flows that have had one in this second
+//! (each pass is run once unmeasured, which refreshes; with one flow or few the clock runs and a refresh is
+//! in the mean as often as it comes, with very many it is held for the two passes, which would take seconds),
+//! and a flow's first packet in a second, for which the clock is turned on before each pass.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use lb_common::connection::CLIENT_SIDE;
+use lb_common::protocol::tcp::State;
+
+use super::frame::{ACK, Frame, SYN, clients, destination, tcp};
+use super::stage::{PASS, REDIRECT, Record, Turns, run};
+use super::world::{CLIENTS, ESTABLISHED, SERVERS, VIP, World};
+use super::yardstick::Yardsticks;
+
+const NAT: SocketAddrV4 = SocketAddrV4::new(VIP, 80);
+const DIRECT: SocketAddrV4 = SocketAddrV4::new(VIP, 81);
+
+/// So many flows, and a pass over them takes so long that the clock is held.
+const HELD_FROM: usize = 10_000;
+/// Passes for first packets in a second, at most, and runs that are enough.
+const REFRESHES: usize = 500;
+
+/// Adds the services that the flows are of.
+pub fn prepare(world: &mut World) -> Result<()> {
+    world.add_service(NAT.port(), "rr", "-m")?;
+    world.add_service(DIRECT.port(), "rr", "-g")
+}
+
+/// Measures so many flows of each kind, in so many rounds, and lets them expire.
+pub fn measure(
+    world: &mut World,
+    yardsticks: &Yardsticks,
+    flows: u32,
+    rounds: u32,
+    record: &mut Record,
+) -> Result<()> {
+    let clients = clients(flows);
+    let frames = |to: SocketAddrV4| clients.iter().map(|client| tcp(*client, to, ACK)).collect::<Vec<_>>();
+    let (nat, direct) = (frames(NAT), frames(DIRECT));
+    let stranger = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), 80);
+    let others = frames(stranger);
+    let answers = clients.iter().map(|client| open_nat(world, *client)).collect::<Result<Vec<_>>>()?;
+    clients.iter().try_for_each(|client| open_direct(world, *client))?;
+    check(world, flows)?;
+
+    for _ in 0..rounds {
+        yardsticks.round(&nat, record)?;
+        let program = &world.program;
+        let turns = |interface, frames, action| Turns { program, interface, frames, action };
+        let kinds = [
+            ("known flow, direct routing", turns(CLIENTS, &direct[..], REDIRECT)),
+            ("known flow, NAT, client's packet", turns(CLIENTS, &nat[..], REDIRECT)),
+            ("known flow, NAT, server's packet", turns(SERVERS, &answers[..], REDIRECT)),
+        ];
+        for (name, turns) in kinds {
+            record.note_above(name, flows, warm(world, turns)?);
+        }
+        for (name, turns) in kinds {
+            let name = name.replace("known flow", "first packet in a second");
+            record.note_above(&name, flows, refreshing(world, turns)?);
+        }
+        record.note_above("not ours", flows, turns(CLIENTS, &others[..], PASS).enough()?);
+    }
+    world.expire(ESTABLISHED + 60)
+}
+
+/// Opens a NAT flow and returns a packet of its server.
+fn open_nat(world: &World, client: SocketAddrV4) -> Result<Frame> {
+    let send = |interface, frame: &Frame| {
+        let mut out = [0; 60];
+        let (action, _) = run(&world.program, interface, frame, Some(&mut out))?;
+        ensure!(action == REDIRECT, "a packet of a new flow: the program answers {action}");
+        Ok(out)
+    };
+    let server = destination(&send(CLIENTS, &tcp(client, NAT, SYN))?);
+    send(SERVERS, &tcp(server, client, SYN | ACK))?;
+    send(CLIENTS, &tcp(client, NAT, ACK))?;
+    let answer = tcp(server, client, ACK);
+    let out = send(SERVERS, &answer)?;
+    ensure!(destination(&out) == client, "the server's packet goes to {}", destination(&out));
+    Ok(answer)
+}
+
+/// Opens a direct-routing flow, whose server's packets do not come by.
+fn open_direct(world: &World, client: SocketAddrV4) -> Result<()> {
+    for flags in [SYN, ACK] {
+        let (action, _) = run(&world.program, CLIENTS, &tcp(client, DIRECT, flags), None)?;
+        ensure!(action == REDIRECT, "a packet of a new flow: the program answers {action}");
+    }
+    Ok(())
+}
+
+/// Checks that all flows are there and established.
+fn check(world: &World, flows: u32) -> Result<()> {
+    let entries = world.director.maps().entries()?;
+    let sides = entries.iter().filter(|(entry, _)| entry.role == CLIENT_SIDE);
+    let states: Vec<u8> = sides.map(|(entry, _)| entry.state).collect();
+    ensure!(states.len() == 2 * flows as usize, "{} connections, not {}", states.len(), 2 * flows);
+    let established = states.iter().filter(|state| **state == State::Established as u8).count();
+    ensure!(established == states.len(), "{established} of {} connections are established", states.len());
+    Ok(())
+}
+
+/// The mean for flows that have had a packet in this second.
+fn warm(world: &World, turns: Turns<'_>) -> Result<f64> {
+    if turns.frames.len() < HELD_FROM {
+        turns.once(|_| {})?;
+        return turns.enough();
+    }
+    let start = Instant::now();
+    let hold = |number: usize| {
+        if number.is_multiple_of(1024) {
+            world.turn_back(start);
+        }
+    };
+    turns.once(hold)?;
+    let mean = turns.once(hold)?;
+    world.go_on(start);
+    Ok(mean)
+}
+
+/// The mean for flows whose last packet was a second ago and more.
+fn refreshing(world: &World, turns: Turns<'_>) -> Result<f64> {
+    let passes = REFRESHES.div_ceil(turns.frames.len());
+    let mut sum = 0.0;
+    for _ in 0..passes {
+        world.turn_on(1500);
+        sum += turns.once(|_| {})?;
+    }
+    Ok(sum / passes as f64)
+}

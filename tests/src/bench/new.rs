@@ -1,0 +1,59 @@
+//! A new flow with every packet: service, scheduler, one entry or two, the next hop.
+//!
+//! Each round begins with an empty table and ends with so many flows in it; then they expire.
+
+use std::net::SocketAddrV4;
+
+use anyhow::{Result, ensure};
+
+use super::frame::{SYN, clients, tcp};
+use super::stage::{REDIRECT, Record, Turns};
+use super::world::{CLIENTS, VIP, World};
+use super::yardstick::Yardsticks;
+
+/// The forwarding methods: their names, ipvsadm's options, and the first port of their services.
+const METHODS: [(&str, &str, u16); 2] = [("direct routing", "-g", 1000), ("NAT", "-m", 2000)];
+/// Longer than a connection lives that saw only a SYN, in seconds (IPVS: 60).
+const OPENING: u32 = 90;
+
+/// Adds a service a scheduler and method.
+pub fn prepare(world: &mut World, schedulers: &[&str]) -> Result<()> {
+    for (_, option, first) in METHODS {
+        for (port, scheduler) in (first..).zip(schedulers) {
+            world.add_service(port, scheduler, option)?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures so many new flows of each kind, in so many rounds.
+pub fn measure(
+    world: &mut World,
+    yardsticks: &Yardsticks,
+    schedulers: &[&str],
+    flows: u32,
+    rounds: u32,
+    record: &mut Record,
+) -> Result<()> {
+    let clients = clients(flows);
+    let one = [tcp(super::frame::clients(1)[0], SocketAddrV4::new(VIP, 80), SYN)];
+    for _ in 0..rounds {
+        yardsticks.round(&one, record)?;
+        for (method, _, first) in METHODS {
+            for (port, scheduler) in (first..).zip(schedulers) {
+                let service = SocketAddrV4::new(VIP, port);
+                let frames: Vec<_> = clients.iter().map(|client| tcp(*client, service, SYN)).collect();
+                let program = &world.program;
+                let turns = Turns { program, interface: CLIENTS, frames: &frames, action: REDIRECT };
+                let mean = turns.once(|_| {})?;
+                record.note_above(&format!("new flow, {method}, {scheduler}"), flows, mean);
+                let made = world.connections(service)?;
+                ensure!(made == flows, "{flows} new flows made {made} connections");
+                world.expire(OPENING)?;
+                let left = world.connections(service)?;
+                ensure!(left == 0, "{left} connections did not expire");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! The yardsticks: programs that take one step each, on the same frames.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use aya::maps::HashMap;
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+
+use super::figure::{BARE, HASH};
+use super::frame::{Frame, tcp};
+use super::stage::{PASS, Record, Turns};
+use super::world::{CLIENTS, server};
+
+const LINE: &str = "one line of a large array";
+const ROUTE: &str = "one bpf_fib_lookup";
+
+/// The programs, loaded.
+pub struct Yardsticks {
+    ebpf: Ebpf,
+    way: Frame,
+}
+
+impl Yardsticks {
+    /// Loads them from an object file and enters these frames' flows into the hash map.
+    pub fn load(object: &Path, frames: &[Frame]) -> Result<Self> {
+        let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
+        let mut ebpf = EbpfLoader::new().btf(None).load(&bytes)?;
+        for (_, program) in ebpf.programs_mut() {
+            let program: &mut Xdp = program.try_into()?;
+            program.load()?;
+        }
+        let map = ebpf.map_mut("FLOWS").context("no map FLOWS")?;
+        let mut flows: HashMap<_, [u32; 4], u64> = map.try_into()?;
+        // In another order than they are looked up in, so that neighbours in time are none in memory.
+        let mut keys: Vec<_> = frames.iter().map(key).collect();
+        keys.sort_unstable();
+        for key in keys {
+            flows.insert(key, 1, 0)?;
+        }
+        let client = super::frame::clients(1)[0];
+        let way = tcp(client, std::net::SocketAddrV4::new(server(1), 80), super::frame::ACK);
+        Ok(Self { ebpf, way })
+    }
+
+    /// Takes a round: the bare program, a hot lookup, the rest, and lookups of all these frames' flows.
+    pub fn round(&self, frames: &[Frame], record: &mut Record) -> Result<()> {
+        let enough = |name: &str, frames: &[Frame]| {
+            let program: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
+            Turns { program, interface: CLIENTS, frames, action: PASS }.enough().context(name.to_owned())
+        };
+        let (one, flows) = (&frames[..1], frames.len() as u32);
+        record.bare = enough("bare", one)?;
+        record.note(BARE, 1, record.bare);
+        record.note_above(ROUTE, 1, enough("route", &[self.way])?);
+        for (name, program) in [(LINE, "line"), (HASH, "hash")] {
+            record.note_above(name, 1, enough(program, one)?);
+            if flows > 1 {
+                record.note_above(name, flows, enough(program, frames)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The hash map's key, as the programs read it from a frame.
+fn key(frame: &Frame) -> [u32; 4] {
+    let word = |at: usize| u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
+    [word(26), word(30), word(34), frame[23].into()]
+}
