@@ -89,7 +89,7 @@ pub fn any(context: &XdpContext) -> Result<Verdict, Reason> {
     }
     if is_past(found.deadline(), now) {
         // Dead, though the sweep has not come by.
-        connection::remove(&client_side(entry));
+        connection::remove_dead(&client_side(entry), now);
         return unknown(settings, &packet, &mut scratch.client_side, now);
     }
     let destination = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?;

@@ -230,13 +230,26 @@ pub fn insert(entry: &mut Entry, settings: SettingsRef, deadline: u32) -> Insert
     Inserted::Full
 }
 
+/// When an entry may be taken out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Whatever its deadline is.
+    Always,
+    /// Only if its deadline has come by this tick: another CPU may have moved it, or made the flow anew.
+    Dead(u32),
+}
+
 /// Takes an entry out of the table, if it is still there, and gives it back.
 #[inline(always)]
-fn take(tuple: &Tuple, settings: SettingsRef) -> Option<Entry> {
+fn take(tuple: &Tuple, settings: SettingsRef, when: When) -> Option<Entry> {
     let home = home(tuple, settings);
     let found = find(tuple, home)?;
     let entry = found.set.locked(|| {
-        if !found.holds(tuple) {
+        let lives = match when {
+            When::Always => false,
+            When::Dead(now) => !connection::is_past(found.set.deadline(found.slot), now),
+        };
+        if lives || !found.holds(tuple) {
             return None;
         }
         found.set.set_tag(found.slot, 0);
@@ -251,16 +264,29 @@ fn take(tuple: &Tuple, settings: SettingsRef) -> Option<Entry> {
 /// Removes a connection by its client side: both entries, and what the destination counts of it.
 #[inline(always)]
 pub fn remove(tuple: &Tuple) {
-    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into());
+    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 0, 0);
 }
 
-/// [`remove`], once for all.
+/// Removes a connection by its client side if its deadline has come by `now`.
+#[inline(always)]
+pub fn remove_dead(tuple: &Tuple, now: u32) {
+    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 1, now);
+}
+
+/// [`remove`], or [`remove_dead`] if `only_dead` is not 0, once for all.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn connection_remove(addresses: u64, ports: u32, protocol: u32) -> u32 {
+pub extern "C" fn connection_remove(
+    addresses: u64,
+    ports: u32,
+    protocol: u32,
+    only_dead: u32,
+    now: u32,
+) -> u32 {
+    let when = if only_dead == 0 { When::Always } else { When::Dead(now) };
     let tuple = Tuple { addresses, ports, protocol: protocol as u8 };
     let Ok(settings) = settings() else { return 0 };
-    let Some(entry) = take(&tuple, settings) else { return 0 };
+    let Some(entry) = take(&tuple, settings, when) else { return 0 };
     leave_destination(&entry);
     if entry.has_twin() {
         remove_twin(&entry.twin(), &tuple, settings);
@@ -272,7 +298,7 @@ pub extern "C" fn connection_remove(addresses: u64, ports: u32, protocol: u32) -
 #[inline(never)]
 pub fn abandon(tuple: &Tuple) -> u32 {
     let Ok(settings) = settings() else { return 0 };
-    u32::from(take(tuple, settings).is_some())
+    u32::from(take(tuple, settings, When::Always).is_some())
 }
 
 /// Removes the server side of a connection, unless it belongs to another one by now.
@@ -283,7 +309,7 @@ fn remove_twin(twin: &Tuple, of: &Tuple, settings: SettingsRef) {
         && entry.role == SERVER_SIDE
         && entry.twin() == *of
     {
-        take(twin, settings);
+        take(twin, settings, When::Always);
     }
 }
 
@@ -399,7 +425,7 @@ pub extern "C" fn connection_sweep_set(number: u32, now: u32) -> u32 {
         let entry = set.locked(|| place.copy());
         let tuple = entry.tuple();
         if entry.role == CLIENT_SIDE {
-            remove(&tuple);
+            remove_dead(&tuple, now);
         } else {
             sweep_server_side(&tuple, &entry.twin(), settings, now);
         }
@@ -418,5 +444,5 @@ fn sweep_server_side(tuple: &Tuple, client_side: &Tuple, settings: SettingsRef, 
         follow(tuple, client_side, entry.state, found.deadline(), settings);
         return;
     }
-    take(tuple, settings);
+    take(tuple, settings, When::Dead(now));
 }

@@ -195,16 +195,25 @@ fn create<'a>(loader: &mut EbpfLoader<'a>, set_up: impl FnOnce(&mut EbpfLoader<'
         let xdp: &mut Xdp = program.try_into().map_err(|error: ProgramError| failed(name, error))?;
         xdp.load().map_err(|error| match error {
             ProgramError::LoadError { io_error, verifier_log } => {
-                let log = verifier_log.to_string();
-                let said = log.lines().rfind(|line| !line.is_empty() && !line.starts_with("processed "));
-                let why =
-                    format!("cannot load program {name} ({})", said.unwrap_or("the kernel says no more"));
-                refused(why, &io_error)
+                cannot_verify(name, &io_error, &verifier_log.to_string())
             }
             other => failed(format!("cannot load program {name}"), other),
         })?;
     }
     Ok(ebpf)
+}
+
+/// Words what the kernel has against a program, with the last thing that its verifier said.
+fn cannot_verify(name: &str, error: &std::io::Error, log: &str) -> Error {
+    // What it adds up in the end is not why.
+    let sums = ["processed ", "verification time ", "stack depth "];
+    let said = log.lines().rfind(|line| !line.is_empty() && !sums.iter().any(|sum| line.starts_with(sum)));
+    let why = format!("cannot load program {name} ({})", said.unwrap_or("the kernel says no more"));
+    match error.raw_os_error() {
+        // The verifier's own word for what a program may not do, whoever loads it.
+        Some(number @ libc::EACCES) => failed(why, crate::director::errno_text(number)),
+        _ => refused(why, error),
+    }
 }
 
 /// Words what making maps failed with.
@@ -254,5 +263,25 @@ fn start(ebpf: &mut Ebpf) -> Result<()> {
     match result.return_value {
         DONE => Ok(()),
         _ => Err(failed("cannot start the expiry of connections", "the kernel gave no timer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_refused_is_not_a_lack_of_rights() {
+        let said =
+            |number, log| cannot_verify("xipvs", &io::Error::from_raw_os_error(number), log).to_string();
+        let log = "1: exit\ninvalid access to packet\nverification time 9 usec\nstack depth 8\nprocessed 2 insns\n\n";
+        assert_eq!(
+            said(libc::EACCES, log),
+            "cannot load program xipvs (invalid access to packet): Permission denied"
+        );
+        assert_eq!(said(libc::EPERM, ""), Error::PermissionDenied.to_string());
+        assert!(said(libc::E2BIG, "").contains("the kernel says no more"));
     }
 }
