@@ -4,6 +4,8 @@
 //! so that a new case is a line with `case`, `step` and `argv`, recorded with `--write`. Cases with packets or
 //! doctored counters are left as they are: they need more than a VM.
 
+mod generate;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -31,6 +33,14 @@ pub struct Golden {
     #[arg(long, hide = true)]
     one_case: bool,
 
+    /// Write cases that are put together at random into the file, for recording: the same ones for the same seed.
+    #[arg(long, value_name = "SEED", conflicts_with = "write")]
+    generate: Option<u64>,
+
+    /// How many cases to put together.
+    #[arg(long, default_value_t = 100, requires = "generate")]
+    cases: u32,
+
     /// The files.
     files: Vec<PathBuf>,
 }
@@ -47,6 +57,11 @@ impl Golden {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         if self.one_case {
             return record_case();
+        }
+        if let Some(seed) = self.generate {
+            let [file] = &self.files[..] else { anyhow::bail!("name the one file to write the cases into") };
+            fs::write(file, lines(&generate::cases(seed, self.cases)))?;
+            return Ok(ExitCode::SUCCESS);
         }
         match &self.into {
             Some(directory) => record_files(&self.files, directory),
