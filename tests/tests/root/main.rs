@@ -3,6 +3,7 @@
 //! Alone: `cargo test -p tests --features root --test root`.
 
 mod end_to_end;
+mod golden_xdp;
 mod lab;
 mod lifecycle;
 mod packets;
