@@ -113,7 +113,7 @@ mod tests {
         let row =
             |name: &str, flows, nanoseconds| Row { name: name.into(), flows, rounds: vec![nanoseconds] };
         let rows = vec![row(HASH, 1, 20.0), row(HASH, 1000, 50.0), row("known, NAT", 1000, 100.0)];
-        Measured { rows, programs: Vec::new() }
+        Measured { rows, ..Measured::default() }
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub fn table(measured: &Measured) -> String {
     for program in &measured.programs {
         let _ = writeln!(text, "| {:15} | {:21} |", program.name, program.instructions);
     }
+    let Measured { runs, interrupted, .. } = measured;
+    let _ = writeln!(text, "\n{runs} runs; {interrupted} more were interrupted and are left out.");
     text
 }
 
@@ -94,6 +96,8 @@ mod tests {
                 row("new", 7, &[42.0]),
             ],
             programs: vec![Program { name: "xipvs".into(), instructions: 1234 }],
+            runs: 1000,
+            interrupted: 7,
         }
     }
 
@@ -119,7 +123,7 @@ mod tests {
     #[test]
     fn nothing_is_divided_by_a_lookup_that_cost_nothing() {
         let measured =
-            Measured { rows: vec![row(HASH, 1, &[0.0]), row("known", 1, &[5.0])], programs: vec![] };
+            Measured { rows: vec![row(HASH, 1, &[0.0]), row("known", 1, &[5.0])], ..Measured::default() };
         assert_eq!(figures(&measured)[1].hot, None);
     }
 
@@ -131,5 +135,6 @@ mod tests {
             " ".repeat(BARE.len() - 5)
         )));
         assert!(text.contains("| xipvs           |                  1234 |"));
+        assert!(text.contains("1000 runs; 7 more were interrupted"));
     }
 }

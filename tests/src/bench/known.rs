@@ -14,7 +14,7 @@ use lb_common::connection::CLIENT_SIDE;
 use lb_common::protocol::tcp::State;
 
 use super::frame::{ACK, Frame, SYN, clients, destination, tcp};
-use super::stage::{PASS, REDIRECT, Record, Turns, run};
+use super::stage::{PASS, REDIRECT, Record, Sum, Turns, run};
 use super::world::{CLIENTS, ESTABLISHED, SERVERS, VIP, World};
 use super::yardstick::Yardsticks;
 
@@ -23,7 +23,7 @@ const DIRECT: SocketAddrV4 = SocketAddrV4::new(VIP, 81);
 
 /// So many flows, and a pass over them takes so long that the clock is held.
 const HELD_FROM: usize = 10_000;
-/// Passes for first packets in a second, at most, and runs that are enough.
+/// Runs that are enough for first packets in a second. Each pass turns the clock on.
 const REFRESHES: usize = 500;
 
 /// Adds the services that the flows are of.
@@ -59,13 +59,13 @@ pub fn measure(
             ("known flow, NAT, server's packet", turns(SERVERS, &answers[..], REDIRECT)),
         ];
         for (name, turns) in kinds {
-            record.note_above(name, flows, warm(world, turns)?);
+            record.note(name, flows, warm(world, turns)?)?;
         }
         for (name, turns) in kinds {
             let name = name.replace("known flow", "first packet in a second");
-            record.note_above(&name, flows, refreshing(world, turns)?);
+            record.note(&name, flows, refreshing(world, turns)?)?;
         }
-        record.note_above("not ours", flows, turns(CLIENTS, &others[..], PASS).enough()?);
+        record.note("not ours", flows, turns(CLIENTS, &others[..], PASS).enough()?)?;
     }
     world.expire(ESTABLISHED + 60)
 }
@@ -107,10 +107,9 @@ fn check(world: &World, flows: u32) -> Result<()> {
     Ok(())
 }
 
-/// The mean for flows that have had a packet in this second.
-fn warm(world: &World, turns: Turns<'_>) -> Result<f64> {
+/// Runs packets of flows that have had one in this second.
+fn warm(world: &World, turns: Turns<'_>) -> Result<Sum> {
     if turns.frames.len() < HELD_FROM {
-        turns.once(|_| {})?;
         return turns.enough();
     }
     let start = Instant::now();
@@ -120,18 +119,12 @@ fn warm(world: &World, turns: Turns<'_>) -> Result<f64> {
         }
     };
     turns.once(hold)?;
-    let mean = turns.once(hold)?;
+    let sum = turns.once(hold)?;
     world.go_on(start);
-    Ok(mean)
+    Ok(sum)
 }
 
-/// The mean for flows whose last packet was a second ago and more.
-fn refreshing(world: &World, turns: Turns<'_>) -> Result<f64> {
-    let passes = REFRESHES.div_ceil(turns.frames.len());
-    let mut sum = 0.0;
-    for _ in 0..passes {
-        world.turn_on(1500);
-        sum += turns.once(|_| {})?;
-    }
-    Ok(sum / passes as f64)
+/// Runs packets of flows whose last one was more than a second ago.
+fn refreshing(world: &World, turns: Turns<'_>) -> Result<Sum> {
+    turns.passes(REFRESHES.div_ceil(turns.frames.len()), || world.turn_on(1500))
 }

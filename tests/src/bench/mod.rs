@@ -28,6 +28,10 @@ pub struct Measured {
     pub rows: Vec<Row>,
     /// The programs, in their order on a packet's way.
     pub programs: Vec<Program>,
+    /// Runs that the rows are means of.
+    pub runs: u64,
+    /// Runs that were interrupted and are not among them.
+    pub interrupted: u64,
 }
 
 /// What one kind of packet costs.

@@ -45,8 +45,8 @@ pub fn measure(
                 let frames: Vec<_> = clients.iter().map(|client| tcp(*client, service, SYN)).collect();
                 let program = &world.program;
                 let turns = Turns { program, interface: CLIENTS, frames: &frames, action: REDIRECT };
-                let mean = turns.once(|_| {})?;
-                record.note_above(&format!("new flow, {method}, {scheduler}"), flows, mean);
+                let sum = turns.once(|_| {})?;
+                record.note(&format!("new flow, {method}, {scheduler}"), flows, sum)?;
                 let made = world.connections(service)?;
                 ensure!(made == flows, "{flows} new flows made {made} connections");
                 world.expire(OPENING)?;

@@ -50,13 +50,12 @@ impl Yardsticks {
             Turns { program, interface: CLIENTS, frames, action: PASS }.enough().context(name.to_owned())
         };
         let (one, flows) = (&frames[..1], frames.len() as u32);
-        record.bare = enough("bare", one)?;
-        record.note(BARE, 1, record.bare);
-        record.note_above(ROUTE, 1, enough("route", &[self.way])?);
+        record.note_bare(BARE, enough("bare", one)?)?;
+        record.note(ROUTE, 1, enough("route", &[self.way])?)?;
         for (name, program) in [(LINE, "line"), (HASH, "hash")] {
-            record.note_above(name, 1, enough(program, one)?);
+            record.note(name, 1, enough(program, one)?)?;
             if flows > 1 {
-                record.note_above(name, flows, enough(program, frames)?);
+                record.note(name, flows, enough(program, frames)?)?;
             }
         }
         Ok(())
