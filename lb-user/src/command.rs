@@ -4,7 +4,8 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::thread;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -21,6 +22,9 @@ use crate::status;
 
 /// The exit status of what went wrong, as ipvsadm's when it cannot start.
 const FAILED: u8 = 2;
+
+/// Puts a terminal's cursor into the corner and clears the screen (ECMA-48).
+const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
 
 /// Chooses the director when the command line does not.
 const DIRECTOR: &str = "XIPVS_DIRECTOR";
@@ -195,16 +199,26 @@ fn as_ipvsadm(tool: Tool, director: DirectorName, arguments: &[OsString]) -> u8 
             return FAILED;
         }
     };
+    let names = SystemNames::default();
+    let again = cli::watch_interval(arguments, &names);
     let mut stdout = io::BufWriter::new(io::stdout().lock());
-    let mut streams =
-        Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, stderr: &mut io::stderr() };
-    let status = cli::run(arguments, &mut streams, director.as_mut(), &SystemNames::default());
-    match stdout.flush() {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe && status == 0 => {
-            eprintln!("cannot write to standard output: {error}");
-            1
+    let clear = again.is_some() && io::stdout().is_terminal();
+    loop {
+        if clear {
+            // A failure to clear the screen is a failure to list, too.
+            let _ = stdout.write_all(CLEAR);
         }
-        _ => status,
+        let mut streams =
+            Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, stderr: &mut io::stderr() };
+        let status = cli::run(arguments, &mut streams, director.as_mut(), &names);
+        match (stdout.flush(), again) {
+            (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe && status == 0 => {
+                eprintln!("cannot write to standard output: {error}");
+                return 1;
+            }
+            (Ok(()), Some(interval)) if status == 0 => thread::sleep(interval),
+            _ => return status,
+        }
     }
 }
 

@@ -31,6 +31,11 @@ pub fn check(typed: &Typed<'_>) -> Result<Command, Complaint> {
         None => 0,
     };
     check_slots(typed)?;
+    let command = command(typed, scheduler, flags)?;
+    Ok(if typed.has(Slot::DryRun) { Command::Rehearse(Box::new(command)) } else { command })
+}
+
+fn command(typed: &Typed<'_>, scheduler: String, flags: u32) -> Result<Command, Complaint> {
     Ok(match typed.command {
         CommandKind::AddService => Command::AddService(service(typed, scheduler, flags)?),
         CommandKind::EditService => Command::EditService(service(typed, scheduler, flags)?),
@@ -205,7 +210,12 @@ fn listing(typed: &Typed<'_>) -> Result<Listing, Complaint> {
             exact: typed.has(Slot::Exact),
         }
     };
-    Ok(Listing { subject, numeric: typed.has(Slot::Numeric), json: typed.has(Slot::Json) })
+    Ok(Listing {
+        subject,
+        numeric: typed.has(Slot::Numeric),
+        json: typed.has(Slot::Json),
+        again: typed.watch,
+    })
 }
 
 fn daemon(typed: &Typed<'_>, role: SyncRole) -> SyncDaemon {

@@ -38,6 +38,8 @@ pub enum Command {
     },
     /// Zero the counters of one service, or all.
     Zero(Option<ServiceKey>),
+    /// Show what a change, or a restore, would do to the table.
+    Rehearse(Box<Command>),
     /// Print the help text.
     Help,
     /// Print the version.
@@ -53,6 +55,8 @@ pub struct Listing {
     pub numeric: bool,
     /// As JSON instead of a table.
     pub json: bool,
+    /// Seconds until it is wanted again.
+    pub again: Option<u32>,
 }
 
 /// What a listing is about.

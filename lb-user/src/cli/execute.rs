@@ -11,6 +11,7 @@ use super::names::Names;
 use super::options::CommandKind;
 use super::{connections, save, sort};
 use crate::director::{Director, Error};
+use crate::rehearsal::Rehearsal;
 use crate::table::{ConnectionReport, DestinationReport, Info, ServiceReport};
 
 /// Why a command did not come to its end.
@@ -53,11 +54,28 @@ pub fn change(command: &Command, director: &mut dyn Director) -> Result<(), Comp
         Command::StopDaemon(role) => (C::StopDaemon, director.stop_daemon(*role)),
         Command::Zero(service) => (C::Zero, director.zero(service.as_ref())),
         // These change nothing.
-        Command::List(_) | Command::Save { .. } | Command::Restore | Command::Help | Command::Version => {
-            return Ok(());
-        }
+        Command::List(_)
+        | Command::Save { .. }
+        | Command::Restore
+        | Command::Rehearse(_)
+        | Command::Help
+        | Command::Version => return Ok(()),
     };
     done.map_err(|error| refusal(kind, &error))
+}
+
+/// Shows what a change would do; the director stays as it is.
+pub fn rehearse(command: &Command, director: &mut dyn Director, to: &mut dyn Write) -> Result<(), Failure> {
+    let mut rehearsal = Rehearsal::of(director).map_err(unlisted)?;
+    change(command, rehearsal.stage()).map_err(Failure::Complaint)?;
+    describe(&mut rehearsal, to)
+}
+
+/// Prints what was rehearsed.
+pub fn describe(rehearsal: &mut Rehearsal, to: &mut dyn Write) -> Result<(), Failure> {
+    let mut to = BufWriter::with_capacity(BUFFER, to);
+    rehearsal.describe(&mut to).map_err(unlisted)??;
+    Ok(to.flush()?)
 }
 
 /// Carries out `-L`.

@@ -55,7 +55,7 @@ struct Part {
     holds: fn(&OptionRow) -> bool,
 }
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     Part { title: "Commands", holds: |row| matches!(row.meaning, Meaning::Command(_)) },
     Part {
         title: "Naming a service",
@@ -70,6 +70,7 @@ const PARTS: [Part; 6] = [
         title: "Daemon options",
         holds: |row| goes_with(row, Slot::McastInterface) || goes_with(row, Slot::SyncId),
     },
+    Part { title: "With any change of the table", holds: |row| row.slot() == Some(Slot::DryRun) },
     Part {
         title: "Listing options",
         holds: |row| {

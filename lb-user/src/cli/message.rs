@@ -67,8 +67,14 @@ impl Complaint {
         !matches!(self, Self::Syntax(_) | Self::Refused(_))
     }
 
-    /// Writes it; `program` is the name that the program was called by.
-    pub fn write(&self, program: &[u8], to: &mut dyn Write) -> io::Result<()> {
+    /// What to do about it, where that is not plain.
+    fn advice(&self) -> Option<&'static str> {
+        let (Self::Refused(text) | Self::Unlisted(text)) = self else { return None };
+        ADVICE.iter().find(|(words, _)| words.as_bytes() == text).map(|(_, advice)| *advice)
+    }
+
+    /// Writes it, with what to do about it if `with_advice`; `program` is the name that the program was called by.
+    pub fn write(&self, program: &[u8], with_advice: bool, to: &mut dyn Write) -> io::Result<()> {
         let mut line = match self {
             Self::Try => {
                 [b"Try `", program, b" -h' or '", program, b" --help' for more information."].concat()
@@ -77,10 +83,30 @@ impl Complaint {
                 text.clone()
             }
         };
+        if with_advice && let Some(advice) = self.advice() {
+            line.extend_from_slice(b"; ");
+            line.extend_from_slice(advice.as_bytes());
+        }
         line.push(b'\n');
         to.write_all(&line)
     }
 }
+
+/// What to do about a refusal, by ipvsadm's words for it. Said under the name `xipvs` only.
+const ADVICE: [(&str, &str); 9] = [
+    ("No such service", "`xipvs -Ln` lists the services"),
+    ("Service not defined", "add it first, with -A; `xipvs -Ln` lists the services"),
+    ("Service already exists", "-E replaces its settings"),
+    ("No such destination", "`xipvs -Ln` lists the destinations; a port counts unless the method is -m"),
+    ("Destination already exists", "-e replaces its settings"),
+    (
+        "Scheduler or persistence engine not found",
+        "-s takes rr wrr lc wlc lblc lblcr dh sh sed nq fo ovf mh, --pe takes sip",
+    ),
+    ("Daemon has already run", "`xipvs -L --daemon` shows it, --stop-daemon ends it"),
+    ("No daemon is running", "`xipvs -L --daemon` shows those that run"),
+    ("Numerical result out of range", "-y must not be above -x"),
+];
 
 /// The complaint for a director's refusal of a command.
 pub fn refusal(command: CommandKind, error: &Error) -> Complaint {
@@ -122,6 +148,33 @@ fn words(command: CommandKind, error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_is_for_words_that_are_said_and_under_one_name_only() {
+        use CommandKind as C;
+        let refusals = [
+            refusal(C::DeleteService, &Error::NoSuchService),
+            refusal(C::AddDestination, &Error::NoSuchService),
+            refusal(C::AddService, &Error::ServiceExists),
+            refusal(C::DeleteDestination, &Error::NoSuchDestination),
+            refusal(C::AddDestination, &Error::DestinationExists),
+            refusal(C::AddService, &Error::UnknownScheduler),
+            refusal(C::StartDaemon, &Error::DaemonRuns),
+            refusal(C::StopDaemon, &Error::NoDaemon),
+            refusal(C::AddDestination, &Error::OutOfRange),
+        ];
+        assert_eq!(refusals.len(), ADVICE.len());
+        for (complaint, (words, advice)) in refusals.iter().zip(ADVICE) {
+            let written = |with_advice| {
+                let mut line = Vec::new();
+                complaint.write(b"xipvs", with_advice, &mut line).unwrap();
+                String::from_utf8(line).unwrap()
+            };
+            assert_eq!(written(false), format!("{words}\n"));
+            assert_eq!(written(true), format!("{words}; {advice}\n"));
+        }
+        assert_eq!(Complaint::usage("No such service").advice(), None);
+    }
 
     #[test]
     fn the_same_condition_is_worded_by_its_operation() {

@@ -27,13 +27,16 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use command::{Command, Listing, Subject};
 use execute::Failure;
 use message::Complaint;
 use names::Names;
+use options::CommandKind;
 
 use crate::director::Director;
+use crate::rehearsal::Rehearsal;
 
 /// The exit status of what could not be printed.
 const OUTPUT_FAILED: u8 = 1;
@@ -103,6 +106,17 @@ pub fn run(
     }
 }
 
+/// How long after one listing the next is wanted, if the command line asks for that (`--watch`). [`run`] lists once.
+pub fn watch_interval(arguments: &[OsString], names: &dyn Names) -> Option<Duration> {
+    let (program, arguments) = arguments.split_first()?;
+    let words: Vec<&[u8]> = arguments.iter().map(|word| word.as_bytes()).collect();
+    let with_added = Tool::of(program) == Tool::Xipvs;
+    match check::check(&parse::parse(&words, names, false, with_added).ok()?).ok()? {
+        Command::List(listing) => listing.again.map(|seconds| Duration::from_secs(seconds.into())),
+        _ => None,
+    }
+}
+
 /// How a command line ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Outcome {
@@ -137,9 +151,23 @@ impl Session<'_> {
                 let Streams { stdin, stdout, stderr } = streams;
                 restore::restore(self, *stdin, *stdout, *stderr)
             }
+            Ok(Command::Rehearse(command)) if *command == Command::Restore => self.rehearse_restore(streams),
             Ok(command) => self.carry_out(&command, streams.stdout, streams.stderr).status,
             Err(complaint) => self.complain(&complaint, streams.stderr).status,
         }
+    }
+
+    /// Carries a restore out on a copy of the table and shows what it would change.
+    fn rehearse_restore(&mut self, streams: &mut Streams<'_>) -> u8 {
+        let Streams { stdin, stdout, stderr } = streams;
+        let mut rehearsal = match Rehearsal::of(self.director) {
+            Ok(rehearsal) => rehearsal,
+            Err(error) => return self.complain(&message::refusal(CommandKind::List, &error), *stderr).status,
+        };
+        let mut on_stage = Session { director: rehearsal.stage(), ..*self };
+        let status = restore::restore(&mut on_stage, *stdin, *stdout, *stderr);
+        let shown = execute::describe(&mut rehearsal, *stdout);
+        self.end(shown, *stderr).map_or(status, |failed| failed.status)
     }
 
     /// Reads a command line; no words at all are a listing.
@@ -147,7 +175,7 @@ impl Session<'_> {
         if words.is_empty() {
             let subject =
                 Subject::Services { only: None, format: command::Format::Plain, sorted: true, exact: false };
-            return Ok(Command::List(Listing { subject, numeric: false, json: false }));
+            return Ok(Command::List(Listing { subject, numeric: false, json: false, again: None }));
         }
         check::check(&parse::parse(words, self.names, inside_restore, self.with_added)?)
     }
@@ -159,25 +187,34 @@ impl Session<'_> {
             Command::Save { numeric } => execute::save(*numeric, self.director, self.names, stdout),
             Command::Help => help::write(stdout, self.program, self.with_added).map_err(Failure::Output),
             Command::Version => help::write_version(stdout, self.with_added).map_err(Failure::Output),
+            Command::Rehearse(command) => execute::rehearse(command, self.director, stdout),
             change => execute::change(change, self.director).map_err(Failure::Complaint),
         };
+        match self.end(done, stderr) {
+            Some(failed) => failed,
+            None if matches!(command, Command::Help | Command::Version) => Outcome::LEAVE,
+            None => Outcome::DONE,
+        }
+    }
+
+    /// Says why something failed, if it did.
+    fn end(&self, done: Result<(), Failure>, stderr: &mut dyn Write) -> Option<Outcome> {
         match done {
-            Ok(()) if matches!(command, Command::Help | Command::Version) => Outcome::LEAVE,
-            Ok(()) => Outcome::DONE,
-            Err(Failure::Complaint(complaint)) => self.complain(&complaint, stderr),
+            Ok(()) => None,
+            Err(Failure::Complaint(complaint)) => Some(self.complain(&complaint, stderr)),
             Err(Failure::Output(error)) => {
                 // A reader that has gone away knows.
                 if error.kind() != ErrorKind::BrokenPipe {
                     let _ = writeln!(stderr, "cannot write to standard output: {error}");
                 }
-                Outcome { status: OUTPUT_FAILED, ends: true }
+                Some(Outcome { status: OUTPUT_FAILED, ends: true })
             }
         }
     }
 
     fn complain(&self, complaint: &Complaint, stderr: &mut dyn Write) -> Outcome {
         // There is nowhere left to say that standard error cannot be written.
-        let _ = complaint.write(self.program, stderr);
+        let _ = complaint.write(self.program, self.with_added, stderr);
         Outcome { status: complaint.status(), ends: complaint.ends_restore() }
     }
 }

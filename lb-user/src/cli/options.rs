@@ -135,6 +135,8 @@ pub enum Slot {
     TunnelChecksum,
     TunnelRemoteChecksum,
     Json,
+    Watch,
+    DryRun,
 }
 
 /// A row of [`SLOTS`].
@@ -169,10 +171,21 @@ use CommandKind as C;
 const SERVICE_EDITS: &[C] = &[C::AddService, C::EditService];
 const DESTINATION_EDITS: &[C] = &[C::AddDestination, C::EditDestination];
 const LIST: &[C] = &[C::List];
+const TABLE_CHANGES: &[C] = &[
+    C::AddService,
+    C::EditService,
+    C::DeleteService,
+    C::Clear,
+    C::AddDestination,
+    C::EditDestination,
+    C::DeleteDestination,
+    C::Set,
+    C::Restore,
+];
 const START: &[C] = &[C::StartDaemon];
 
 /// Which slot goes with which command, in the order in which faults are reported.
-pub const SLOTS: [SlotRow; 35] = [
+pub const SLOTS: [SlotRow; 37] = [
     may(Slot::Numeric, "numeric", &[C::List, C::Save]),
     one(Slot::Connection, "connection", LIST),
     SlotRow {
@@ -221,6 +234,8 @@ pub const SLOTS: [SlotRow; 35] = [
     may(Slot::TunnelChecksum, "tun-csum", DESTINATION_EDITS),
     may(Slot::TunnelRemoteChecksum, "tun-remcsum", DESTINATION_EDITS),
     may(Slot::Json, "json", LIST),
+    may(Slot::Watch, "watch", LIST),
+    may(Slot::DryRun, "dry-run", TABLE_CHANGES),
 ];
 
 impl Slot {
@@ -310,8 +325,8 @@ const fn row(
     OptionRow { short, long, argument, meaning, help, added: false }
 }
 
-const fn added(long: &'static str, meaning: Meaning, help: &'static str) -> OptionRow {
-    OptionRow { short: None, long, argument: Argument::None, meaning, help, added: true }
+const fn added(long: &'static str, argument: Argument, meaning: Meaning, help: &'static str) -> OptionRow {
+    OptionRow { short: None, long, argument, meaning, help, added: true }
 }
 
 use Argument::{None as No, Optional, Required};
@@ -378,7 +393,9 @@ pub const OPTIONS: &[OptionRow] = &[
     row("o", "ops", No, Meaning::Slot(Slot::OnePacket), "schedule every UDP packet anew"),
     row("n", "numeric", No, Meaning::Slot(Slot::Numeric), "addresses and ports as numbers"),
     row("b", "sched-flags", Required("FLAGS"), Meaning::Slot(Slot::SchedulerFlags), "scheduler flags, separated by commas"),
-    added("json", Meaning::Slot(Slot::Json), "list as JSON"),
+    added("json", No, Meaning::Slot(Slot::Json), "list as JSON"),
+    added("watch", Optional("SECONDS", "2"), Meaning::Slot(Slot::Watch), "list again and again, every so many seconds (2)"),
+    added("dry-run", No, Meaning::Slot(Slot::DryRun), "show what would change, and change nothing"),
 ];
 
 /// The option with this letter.

@@ -19,6 +19,9 @@ use crate::table::{DestinationKey, Family, Netmask, ServiceKey, SyncRole};
 /// Longest time that `-p` and `--set` take: 31 days, in seconds.
 const LONGEST_TIMEOUT: i64 = 31 * 24 * 60 * 60;
 
+/// Longest time between two listings of `--watch`: a day, in seconds.
+const LONGEST_WATCH: i64 = 24 * 60 * 60;
+
 /// What was typed: the command, and each slot that an option filled in.
 #[derive(Debug)]
 pub struct Typed<'a> {
@@ -69,6 +72,8 @@ pub struct Typed<'a> {
     pub ttl: u8,
     /// The timeouts of `--set`.
     pub timeouts: [u32; 3],
+    /// Seconds between listings.
+    pub watch: Option<u32>,
 }
 
 impl<'a> Typed<'a> {
@@ -98,6 +103,7 @@ impl<'a> Typed<'a> {
             port: 0,
             ttl: 0,
             timeouts: [0; 3],
+            watch: None,
         }
     }
 
@@ -171,6 +177,7 @@ impl<'a> Typed<'a> {
                 self.tunnel_type =
                     tunnel_type(value).ok_or_else(|| Complaint::usage("illegal tunnel type specified"))?;
             }
+            Slot::Watch => self.watch = Some(ranged(value, 1, LONGEST_WATCH, row)? as u32),
             Slot::TunnelPort => self.tunnel_port = ranged(value, 1, 65535, row)? as u16,
             // The rest have no value: that they are there is all they say.
             _ => {}
