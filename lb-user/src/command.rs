@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use xipvs::cli::names::SystemNames;
-use xipvs::cli::{self, Streams, Tool, help};
+use xipvs::cli::{self, Streams, Tool, help, manual};
 use xipvs::director::kernel::Kernel;
 use xipvs::director::xdp::Xdp;
 use xipvs::director::xdp::lifecycle::{self, Mode};
@@ -52,6 +52,15 @@ enum DirectorName {
     Kernel,
 }
 
+/// What is made from the option table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Generated {
+    /// The manual page, section 8.
+    Man,
+    /// The completion for bash.
+    Completion,
+}
+
 /// The commands that ipvsadm does not have.
 #[derive(Debug, Subcommand)]
 enum Own {
@@ -72,6 +81,15 @@ enum Own {
         /// The interfaces.
         #[arg(value_name = "IFACE")]
         interfaces: Vec<String>,
+    },
+    /// Print a file that belongs to the installation: the manual page, or the completion for bash.
+    Generate {
+        /// Which.
+        #[arg(value_enum)]
+        file: Generated,
+        /// The one of ipvsadm's command line alone, for where xipvs is installed under that name.
+        #[arg(long)]
+        ipvsadm: bool,
     },
     /// Show interfaces, how full the tables are, and why packets were not forwarded.
     Status {
@@ -262,6 +280,10 @@ fn own(arguments: &[OsString]) -> Result<u8> {
         }
         Own::Detach { interfaces } if interfaces.is_empty() => lifecycle::detach_all()?,
         Own::Detach { interfaces } => lifecycle::detach(&interfaces)?,
+        Own::Generate { file: Generated::Man, ipvsadm } => manual::write_page(&mut to, !ipvsadm)?,
+        Own::Generate { file: Generated::Completion, ipvsadm } => {
+            manual::write_completion(&mut to, !ipvsadm)?;
+        }
         Own::Status { all } => status::write(&mut to, all).context("cannot show the status")?,
     }
     to.flush()?;
@@ -313,6 +335,19 @@ mod tests {
             assert_eq!(front.netns.as_deref(), netns.map(OsStr::new), "{line}");
             assert_eq!(front.director.as_deref(), director.map(OsStr::new), "{line}");
             assert_eq!(left, words(rest), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_manual_and_the_completion_have_every_own_command() {
+        let (mut page, mut completion) = (Vec::new(), Vec::new());
+        manual::write_page(&mut page, true).unwrap();
+        manual::write_completion(&mut completion, true).unwrap();
+        let (page, completion) = (String::from_utf8(page).unwrap(), String::from_utf8(completion).unwrap());
+        for command in CommandLine::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(page.contains(&format!("\\fB{name} ")), "{name}");
+            assert!(completion.contains(&format!(" {name} ")), "{name}");
         }
     }
 

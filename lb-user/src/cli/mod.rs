@@ -12,6 +12,7 @@ mod execute;
 pub mod help;
 mod json;
 mod list;
+pub mod manual;
 mod message;
 pub mod names;
 mod numbers;

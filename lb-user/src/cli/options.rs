@@ -154,6 +154,13 @@ pub struct SlotRow {
     pub one: Commands,
 }
 
+impl SlotRow {
+    /// Whether the slot may or must go with the command.
+    pub const fn goes_with(&self, kind: CommandKind) -> bool {
+        self.may.has(kind) || self.must.has(kind) || self.one.has(kind)
+    }
+}
+
 const fn may(slot: Slot, name: &'static str, kinds: &[CommandKind]) -> SlotRow {
     SlotRow { slot, name, may: Commands::of(kinds), must: Commands::NONE, one: Commands::NONE }
 }
