@@ -13,7 +13,7 @@ use super::Record;
 const PRE: [&str; 5] = [
     "ip link add dum0 type dummy",
     "ip addr add 192.0.2.1/24 dev dum0",
-    "ip -6 addr add 2001:db8:ff::1/64 dev dum0 nodad",
+    "ip addr add 2001:db8:ff::1/64 dev dum0 nodad",
     "ip link set dum0 up",
     "ip link add down0 type dummy",
 ];
