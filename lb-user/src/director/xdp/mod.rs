@@ -40,9 +40,9 @@ use crate::table::{
 /// The version of IPVS that this director's behaviour is that of.
 const VERSION: u32 = 0x01_02_01;
 
-/// Slices that the connection table is swept in, which listings print as the table's size. It is IPVS's default
-/// number of hash buckets, so that the first line of a listing is the same.
-const SLICES: u32 = 4096;
+/// What the first line of a listing gives as the table's size: IPVS's default number of hash buckets. Our table has
+/// no such buckets, and programs compare that line; how large the table is, `xipvs status` says.
+const LISTED_SIZE: u32 = 4096;
 
 /// The director.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ fn check(destination: &Destination) -> Result<()> {
 
 impl Director for Xdp {
     fn info(&mut self) -> Result<Info> {
-        Ok(Info { version: VERSION, table_size: SLICES })
+        Ok(Info { version: VERSION, table_size: LISTED_SIZE })
     }
 
     fn services(&mut self) -> Result<Vec<ServiceReport>> {
