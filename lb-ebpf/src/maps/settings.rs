@@ -37,7 +37,8 @@ impl SettingsRef {
         sweep_stride,
         cpus,
         destinations_used,
-        estimator_turn
+        estimator_turn,
+        hop_epoch
     );
 
     /// [`Settings::seed`].
