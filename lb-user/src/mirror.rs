@@ -6,7 +6,6 @@
 
 use crate::director::{Director, Result};
 use crate::plan::{Applied, Change, plan, reach};
-use crate::table::Table;
 
 /// The changes that would make the target equal to the source; none when there is no drift.
 pub fn diff(source: &mut dyn Director, target: &mut dyn Director) -> Result<Vec<Change>> {
@@ -18,21 +17,26 @@ pub fn mirror(source: &mut dyn Director, target: &mut dyn Director) -> Result<Ap
     reach(source.table()?.configured(), target)
 }
 
-/// How often a follower looks at a target that nobody but it should have changed: once in so many polls.
+/// How often a follower reads everything: once in so many polls.
 const VERIFY: u32 = 10;
+
+/// The source and the target of a follower.
+pub type Pair = (Box<dyn Director>, Box<dyn Director>);
 
 /// Follows a source: each poll brings the target up to date.
 ///
-/// As long as the source stays the same a poll costs reading the source only; now and then it compares the
-/// target as well, which undoes changes that others made there.
+/// As long as the source's fingerprint stays the same a poll costs no more than that; now and then it reads and
+/// compares both tables, which finds what the fingerprint does not tell and undoes what others did to the target.
 #[derive(Debug, Default)]
 pub struct Follower {
-    /// The source at the last poll that reached the target.
-    seen: Option<Table>,
-    /// Polls since the target was compared.
+    /// The source's fingerprint at the last poll that reached the target.
+    seen: Option<u64>,
+    /// Polls since both tables were compared.
     unverified: u32,
     /// What the target refused then, as printed.
     refused: Vec<String>,
+    /// What the last poll failed with, as printed.
+    failed: Option<String>,
 }
 
 impl Follower {
@@ -40,39 +44,53 @@ impl Follower {
     ///
     /// A refusal is told when it is new, not at every poll. After an error the next poll begins afresh.
     pub fn poll(&mut self, source: &mut dyn Director, target: &mut dyn Director) -> Result<Option<Applied>> {
-        let wanted = source.table()?.configured();
-        let same = self
-            .seen
-            .as_ref()
-            .is_some_and(|seen| seen.entries == wanted.entries && seen.timeouts == wanted.timeouts);
+        let seen = self.seen.take();
+        // Before the table: what changes in between is seen at the next poll.
+        let fingerprint = source.fingerprint()?;
         self.unverified += 1;
-        if same && self.unverified < VERIFY {
+        if seen == Some(fingerprint) && self.unverified < VERIFY {
+            self.seen = seen;
             return Ok(None);
         }
-        self.seen = None;
-        let applied = reach(wanted.clone(), target)?;
-        self.seen = Some(wanted);
+        let applied = mirror(source, target)?;
+        self.seen = Some(fingerprint);
         self.unverified = 0;
 
         let refused: Vec<String> = applied.refused.iter().map(ToString::to_string).collect();
-        let news = !applied.made.is_empty() || refused != self.refused;
+        let news = !applied.made.is_empty() || refused != self.refused || self.failed.is_some();
         self.refused = refused;
+        self.failed = None;
         Ok(news.then_some(applied))
     }
 
-    /// Polls until `wait`, called between polls, says that it is enough. What there is to tell goes to `tell`:
-    /// an error, too, does not end the loop, because a source that went away (its module was unloaded, its
-    /// socket failed) may come back.
+    /// Polls until `wait`, called between polls, says that it is enough. What there is to tell goes to `tell`.
+    ///
+    /// An error does not end the loop, because what went away (a module was unloaded, a table removed) may come
+    /// back; it is told once. After an error or a refusal the directors are opened anew, since what they
+    /// found out about the host may be true no more.
     pub fn follow(
         &mut self,
-        source: &mut dyn Director,
-        target: &mut dyn Director,
+        open: &mut dyn FnMut() -> Result<Pair>,
         tell: &mut dyn FnMut(Result<Applied>),
         wait: &mut dyn FnMut() -> bool,
     ) {
+        let mut opened: Option<Pair> = None;
         loop {
-            if let Some(news) = self.poll(source, target).transpose() {
-                tell(news);
+            let polled = opened.take().map_or_else(&mut *open, Ok).and_then(|mut pair| {
+                let news = self.poll(pair.0.as_mut(), pair.1.as_mut())?;
+                opened = self.refused.is_empty().then_some(pair);
+                Ok(news)
+            });
+            match polled {
+                Ok(None) => {}
+                Ok(Some(applied)) => tell(Ok(applied)),
+                Err(error) => {
+                    let text = Some(error.to_string());
+                    if self.failed != text {
+                        self.failed = text;
+                        tell(Err(error));
+                    }
+                }
             }
             if !wait() {
                 return;
@@ -201,13 +219,8 @@ mod tests {
         let mut follower = Follower::default();
         assert_eq!(follower.poll(&mut source, &mut target).unwrap().unwrap().refused.len(), 1);
         target.flush().unwrap();
-        let mut told = Vec::new();
-        let mut turns = 0;
-        let mut wait = || {
-            turns += 1;
-            turns < 3 * VERIFY
-        };
-        follower.follow(&mut source, &mut target, &mut |news| told.push(news.unwrap()), &mut wait);
+        let told: Vec<Applied> =
+            (0..3 * VERIFY).filter_map(|_| follower.poll(&mut source, &mut target).unwrap()).collect();
         let [repair] = &told[..] else { panic!("{told:?}") };
         assert_eq!(repair.made.len(), 2);
 
@@ -218,5 +231,38 @@ mod tests {
         let repaired = (0..VERIFY).find_map(|_| follower.poll(&mut source, &mut target).unwrap()).unwrap();
         assert!(repaired.refused.is_empty());
         assert_eq!(target.table().unwrap().entries, source.table().unwrap().entries);
+    }
+
+    #[test]
+    fn what_went_away_is_told_once_and_followed_again_when_it_is_back() {
+        let mut turns = 0;
+        let mut open = || {
+            turns += 1;
+            if turns < 4 {
+                return Err(Error::Unavailable("not there".into()));
+            }
+            Ok((Box::new(source()) as _, Box::new(Memory::default()) as _))
+        };
+        let mut told = Vec::new();
+        let mut left = 20;
+        let mut wait = || {
+            left -= 1;
+            left > 0
+        };
+        let mut tell = |news: Result<Applied>| {
+            told.push(news.map(|applied| applied.made.len()).map_err(|error| error.to_string()));
+        };
+        Follower::default().follow(&mut open, &mut tell, &mut wait);
+        assert_eq!(told, [Err("not there".to_owned()), Ok(4)]);
+        assert_eq!(turns, 4);
+    }
+
+    #[test]
+    fn the_end_of_an_error_is_told() {
+        let (mut source, mut target) = (source(), source());
+        let mut follower = Follower { failed: Some("not there".into()), ..Follower::default() };
+        let applied = follower.poll(&mut source, &mut target).unwrap().unwrap();
+        assert!(applied.made.is_empty() && applied.refused.is_empty());
+        assert!(follower.poll(&mut source, &mut target).unwrap().is_none());
     }
 }

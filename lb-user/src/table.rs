@@ -176,7 +176,7 @@ impl Destination {
 }
 
 /// A service with its destinations, as configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TableEntry {
     /// The service.
     pub service: Service,
@@ -187,7 +187,7 @@ pub struct TableEntry {
 /// All that is configured of a table: what a plan compares.
 ///
 /// The order of the services means nothing; no key occurs twice.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub struct Table {
     /// The services with their destinations.
     pub entries: Vec<TableEntry>,
@@ -276,7 +276,7 @@ impl TableReport {
 
 /// The three timeouts that `--set` sets, in seconds.
 #[doc(alias = "ip_vs_timeout_user")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     /// TCP connections in ESTABLISHED.
     pub tcp: u32,

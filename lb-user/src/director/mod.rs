@@ -9,6 +9,8 @@ pub mod memory;
 mod newest;
 pub mod xdp;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, EntryReport, Info, Service, ServiceKey,
     ServiceReport, SyncDaemon, SyncRole, TableReport, Timeouts,
@@ -125,6 +127,15 @@ pub trait Director {
 
     /// The connections and templates, in the director's own order.
     fn connections(&mut self) -> Result<Vec<ConnectionReport>>;
+
+    /// A number that stays the same while nothing is configured anew, for whoever asks again and again.
+    ///
+    /// A director says what its number does not tell, if it is not everything.
+    fn fingerprint(&mut self) -> Result<u64> {
+        let mut hasher = DefaultHasher::new();
+        self.table()?.configured().hash(&mut hasher);
+        Ok(hasher.finish())
+    }
 
     /// The whole table: services with their destinations, and the timeouts.
     fn table(&mut self) -> Result<TableReport> {

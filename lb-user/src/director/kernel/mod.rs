@@ -7,12 +7,14 @@
 mod connection;
 mod daemon;
 mod destination;
+mod fingerprint;
 mod message;
 mod service;
 mod socket;
 mod stats;
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufReader};
 use std::process;
 
@@ -28,6 +30,7 @@ use crate::table::{
 
 /// The thread's own view: `/proc/net` would be that of the process's first thread.
 const CONNECTIONS: &str = "/proc/thread-self/net/ip_vs_conn";
+const TABLE: &str = "/proc/thread-self/net/ip_vs";
 
 /// Kernel IPVS in the network namespace of the thread that opened it.
 pub struct Kernel {
@@ -178,6 +181,20 @@ impl Director for Kernel {
     fn stop_daemon(&mut self, role: SyncRole) -> Result<()> {
         let attributes = Attributes::default().put_nest(top::DAEMON, &daemon::encode_role(role));
         self.tell(Command::DeleteDaemon, attributes)
+    }
+
+    /// Tells everything but a destination's thresholds and tunnel settings: asking for each service's destinations
+    /// costs the kernel more than printing them all.
+    fn fingerprint(&mut self) -> Result<u64> {
+        let failed = |error: io::Error| Error::Unavailable(format!("{TABLE}: {error}"));
+        let mut hasher = DefaultHasher::new();
+        self.timeouts()?.hash(&mut hasher);
+        for report in self.services()? {
+            report.service.hash(&mut hasher);
+        }
+        let file = File::open(TABLE).map_err(failed)?;
+        fingerprint::add_table(BufReader::with_capacity(1 << 16, file), &mut hasher).map_err(failed)?;
+        Ok(hasher.finish())
     }
 
     fn connections(&mut self) -> Result<Vec<ConnectionReport>> {

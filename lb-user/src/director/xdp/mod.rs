@@ -304,6 +304,14 @@ impl Director for Xdp {
         Err(Error::NoDaemon)
     }
 
+    /// The table's revision, and whether a command was killed half-way; it tells everything.
+    fn fingerprint(&mut self) -> Result<u64> {
+        self.look(|maps| {
+            let settings = maps.settings();
+            Ok(u64::from(settings.changing) << 32 | u64::from(settings.revision))
+        })
+    }
+
     fn connections(&mut self) -> Result<Vec<ConnectionReport>> {
         self.look(connection::all)
     }
