@@ -6,9 +6,10 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use xipvs::cli::names::SystemNames;
 use xipvs::cli::{self, Streams, Tool, help, manual};
 use xipvs::director::kernel::Kernel;
@@ -18,6 +19,7 @@ use xipvs::director::xdp::sizes::Sizes;
 use xipvs::director::{self, Director};
 use xipvs::netns;
 
+use crate::follow::{self, Direction};
 use crate::status;
 
 /// The exit status of what went wrong, as ipvsadm's when it cannot start.
@@ -97,6 +99,58 @@ enum Own {
         #[arg(long)]
         all: bool,
     },
+    /// Make kernel IPVS's table equal to the XDP director's, or the other way, once.
+    ///
+    /// Prints each change as ipvsadm's rule, and names on stderr what the target cannot do. Exit status: 0 when the tables
+    /// are equal now, 1 when something was refused, 2 when a table cannot be reached.
+    #[command(group = ArgGroup::new("direction").args(["to", "from"]).required(true))]
+    Mirror {
+        #[command(flatten)]
+        side: Side,
+    },
+    /// Show what `mirror` would change (--to kernel unless told otherwise), with the live connections it touches.
+    ///
+    /// Exit status: 0 when the tables are equal, 1 when they differ, 2 when one cannot be reached.
+    Diff {
+        #[command(flatten)]
+        side: Side,
+    },
+    /// Keep one table equal to the other until SIGTERM or SIGINT (exit status 0).
+    ///
+    /// Prints each change as ipvsadm's rule when it is made. What fails is named once and tried again; a table
+    /// that cannot be reached at the start is exit status 2.
+    Serve {
+        /// Which table follows.
+        #[arg(long, value_enum, value_name = "DIRECTION")]
+        mirror: Direction,
+        /// Milliseconds between two looks at the other.
+        #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..))]
+        interval: u32,
+    },
+}
+
+/// Where a mirrored table goes to or comes from.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Side {
+    /// The XDP director's table goes to kernel IPVS.
+    #[arg(long, value_enum, value_name = "kernel")]
+    to: Option<OtherSide>,
+    /// Kernel IPVS's table comes to the XDP director.
+    #[arg(long, value_enum, value_name = "kernel")]
+    from: Option<OtherSide>,
+}
+
+/// The table at the other end; the near one is the XDP director's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OtherSide {
+    Kernel,
+}
+
+impl Side {
+    fn direction(&self) -> Direction {
+        if self.from.is_some() { Direction::FromKernel } else { Direction::ToKernel }
+    }
 }
 
 /// Runs a command line, with the program's name as its first word, and returns the exit status.
@@ -241,7 +295,7 @@ fn as_ipvsadm(tool: Tool, director: DirectorName, arguments: &[OsString]) -> u8 
 }
 
 /// Opens the XDP director, after loading it if need be, as ipvsadm loads the module.
-fn open_xdp() -> director::Result<Xdp> {
+pub fn open_xdp() -> director::Result<Xdp> {
     Xdp::open(lifecycle::load(&sizes()?)?.directory())
 }
 
@@ -270,8 +324,10 @@ fn own(arguments: &[OsString]) -> Result<u8> {
     if let Some(name) = &typed.netns {
         enter(name)?;
     }
-    anyhow::ensure!(typed.director != Some(DirectorName::Kernel), "the kernel's IPVS is attached nowhere");
     let mut to = io::stdout().lock();
+    let both = matches!(typed.command, Own::Mirror { .. } | Own::Diff { .. } | Own::Serve { .. });
+    anyhow::ensure!(!both || typed.director.is_none(), "both directors take part: leave --director out");
+    anyhow::ensure!(typed.director != Some(DirectorName::Kernel), "the kernel's IPVS is attached nowhere");
     match typed.command {
         Own::Attach { interfaces, generic, connections } => {
             let usual = sizes()?;
@@ -285,6 +341,11 @@ fn own(arguments: &[OsString]) -> Result<u8> {
             manual::write_completion(&mut to, !ipvsadm)?;
         }
         Own::Status { all } => status::write(&mut to, all).context("cannot show the status")?,
+        Own::Mirror { side } => return follow::mirror_once(side.direction(), &mut to),
+        Own::Diff { side } => return follow::diff(side.direction(), &mut to),
+        Own::Serve { mirror, interval } => {
+            return follow::serve(mirror, Duration::from_millis(interval.into()), &mut to);
+        }
     }
     to.flush()?;
     Ok(0)
@@ -357,5 +418,28 @@ mod tests {
         let typed = CommandLine::try_parse_from(words("xipvs attach eth0 eth1 --netns lb")).unwrap();
         assert_eq!(typed.netns.as_deref(), Some("lb"));
         assert!(CommandLine::try_parse_from(words("xipvs attach")).is_err());
+    }
+
+    #[test]
+    fn the_direction_is_chosen_where_a_table_changes() {
+        for (line, direction) in [
+            ("xipvs mirror --to kernel", Some(Direction::ToKernel)),
+            ("xipvs mirror --from kernel", Some(Direction::FromKernel)),
+            ("xipvs mirror", None),
+            ("xipvs mirror --to kernel --from kernel", None),
+            ("xipvs mirror --to xdp", None),
+            ("xipvs diff", Some(Direction::ToKernel)),
+            ("xipvs diff --from kernel", Some(Direction::FromKernel)),
+            ("xipvs serve --mirror from-kernel --interval 200", Some(Direction::FromKernel)),
+            ("xipvs serve", None),
+            ("xipvs serve --mirror to-kernel --interval 0", None),
+        ] {
+            let typed = CommandLine::try_parse_from(words(line)).ok().map(|typed| match typed.command {
+                Own::Mirror { side } | Own::Diff { side } => side.direction(),
+                Own::Serve { mirror, .. } => mirror,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(typed, direction, "{line}");
+        }
     }
 }

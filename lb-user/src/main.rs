@@ -1,6 +1,7 @@
 //! The `xipvs` command, which under the names `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore` is that tool.
 
 mod command;
+mod follow;
 mod status;
 
 use std::process::ExitCode;
