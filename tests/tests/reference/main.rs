@@ -8,10 +8,14 @@ mod director;
 mod follow;
 
 use std::io::Write;
+use std::ops::{Deref, DerefMut};
 use std::process::{Command, Output, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 use xipvs::director::kernel::Kernel;
+use xipvs::director::xdp::Xdp;
+use xipvs::director::xdp::lifecycle;
+use xipvs::director::xdp::sizes::Sizes;
 
 /// Kernel IPVS in a new network namespace, which the calling thread is in from now on.
 fn kernel() -> Kernel {
@@ -19,6 +23,37 @@ fn kernel() -> Kernel {
     // Without any address there is no routing table, and every destination counts as broadcast.
     shell("ip link set lo up");
     Kernel::open().expect("these tests need kernel IPVS: `cargo xtask test` runs them in the reference VM")
+}
+
+/// The XDP director in the calling thread's namespace; removed with this value.
+struct OwnXdp(Xdp);
+
+/// Loads it.
+fn xdp() -> OwnXdp {
+    let sizes = Sizes::new(lifecycle::possible_cpus().unwrap());
+    let pins =
+        lifecycle::load(&sizes).expect("an XDP program: `cargo xtask test` builds it and mounts bpffs");
+    OwnXdp(Xdp::open(pins.directory()).unwrap())
+}
+
+impl Deref for OwnXdp {
+    type Target = Xdp;
+
+    fn deref(&self) -> &Xdp {
+        &self.0
+    }
+}
+
+impl DerefMut for OwnXdp {
+    fn deref_mut(&mut self) -> &mut Xdp {
+        &mut self.0
+    }
+}
+
+impl Drop for OwnXdp {
+    fn drop(&mut self) {
+        let _ = lifecycle::detach_all();
+    }
 }
 
 /// Runs a line of shell in the calling thread's namespace.
