@@ -8,7 +8,7 @@ use netlink_packet_core::{DecodeError, parse_u8, parse_u16, parse_u16_be, parse_
 use super::message::{Attributes, each};
 use super::service::{address_bytes, decode_address, family_number, family_of};
 use super::stats;
-use crate::table::{Destination, DestinationKey, DestinationReport, Family, Stats, Tunnel};
+use crate::table::{Destination, DestinationKey, DestinationReport, Family, Tunnel};
 
 const ADDRESS: u16 = 1;
 const PORT: u16 = 2;
@@ -51,14 +51,14 @@ pub fn encode(destination: &Destination) -> Attributes {
 
 /// A destination as the kernel tells it; its family is its service's unless it says otherwise.
 pub fn decode(nest: &[u8], service: Family) -> Result<DestinationReport, DecodeError> {
-    let (mut family, mut address, mut port, mut method) = (0, Vec::new(), 0, 0);
+    let (mut family, mut address, mut port, mut method) = (0, [].as_slice(), 0, 0);
     let (mut kind_number, mut tunnel_port, mut checksum) = (0, 0, 0);
     let (mut weight, mut upper_threshold, mut lower_threshold) = (0, 0, 0);
     let (mut active, mut inactive, mut persistent) = (0, 0, 0);
     let (mut narrow, mut wide) = (None, None);
     each(nest, |kind, value| {
         match kind {
-            ADDRESS => address = value.to_vec(),
+            ADDRESS => address = value,
             PORT => port = parse_u16_be(value)?,
             FORWARDING_METHOD => method = parse_u32(value)? & METHOD_MASK,
             WEIGHT => weight = parse_u32(value)?,
@@ -67,9 +67,9 @@ pub fn decode(nest: &[u8], service: Family) -> Result<DestinationReport, DecodeE
             ACTIVE => active = parse_u32(value)?,
             INACTIVE => inactive = parse_u32(value)?,
             PERSISTENT => persistent = parse_u32(value)?,
-            STATS => narrow = Some(stats::decode(value)?),
+            STATS => narrow = Some(value),
             ADDRESS_FAMILY => family = parse_u16(value)?,
-            STATS_64 => wide = Some(stats::decode(value)?),
+            STATS_64 => wide = Some(value),
             TUNNEL_TYPE => kind_number = parse_u8(value)?,
             TUNNEL_PORT => tunnel_port = parse_u16_be(value)?,
             TUNNEL_FLAGS => checksum = parse_u16(value)?,
@@ -78,7 +78,7 @@ pub fn decode(nest: &[u8], service: Family) -> Result<DestinationReport, DecodeE
         Ok(())
     })?;
     let family = if family == 0 { service } else { family_of(family)? };
-    let key = DestinationKey { address: decode_address(family, &address)?, port };
+    let key = DestinationKey { address: decode_address(family, address)?, port };
     let method = u8::try_from(method).ok().and_then(ForwardingMethod::from_number).ok_or_else(|| {
         format!("destination {key} has forwarding method {method}, which IPVS does not name")
     })?;
@@ -93,7 +93,7 @@ pub fn decode(nest: &[u8], service: Family) -> Result<DestinationReport, DecodeE
     };
     let tunnel = Tunnel { kind, port: tunnel_port, checksum };
     let destination = Destination { key, method, weight, upper_threshold, lower_threshold, tunnel };
-    let stats = wide.or(narrow).unwrap_or_else(Stats::default);
+    let stats = wide.or(narrow).map(stats::decode).transpose()?.unwrap_or_default();
     Ok(DestinationReport { destination, stats, active, inactive, persistent })
 }
 

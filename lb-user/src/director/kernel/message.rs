@@ -140,13 +140,14 @@ impl Attributes {
 }
 
 /// Calls `with` for each attribute of some bytes, such as a nest's.
-pub fn each(
-    bytes: &[u8],
-    mut with: impl FnMut(u16, &[u8]) -> Result<(), DecodeError>,
+pub fn each<'a>(
+    bytes: &'a [u8],
+    mut with: impl FnMut(u16, &'a [u8]) -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {
     for attribute in NlasIterator::new(bytes) {
         let attribute = attribute?;
-        with(attribute.kind(), attribute.value())?;
+        let (kind, end) = (attribute.kind(), usize::from(attribute.length()));
+        with(kind, &attribute.into_inner()[NLA_HEADER_SIZE..end])?;
     }
     Ok(())
 }

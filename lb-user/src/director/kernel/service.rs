@@ -9,7 +9,7 @@ use netlink_packet_core::{DecodeError, parse_string, parse_u16, parse_u16_be, pa
 
 use super::message::{Attributes, each};
 use super::stats;
-use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, service_flags};
+use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, service_flags};
 
 const ADDRESS_FAMILY: u16 = 1;
 const PROTOCOL: u16 = 2;
@@ -61,16 +61,16 @@ pub fn decode(nest: &[u8]) -> Result<ServiceReport, DecodeError> {
         match kind {
             ADDRESS_FAMILY => family = parse_u16(value)?,
             PROTOCOL => protocol = parse_u16(value)?,
-            ADDRESS => address = Some(value.to_vec()),
+            ADDRESS => address = Some(value),
             PORT => port = parse_u16_be(value)?,
             MARK => mark = Some(parse_u32(value)?),
             SCHEDULER => scheduler = parse_string(value)?,
             FLAGS => flags = parse_u32(value.get(..4).unwrap_or_default())?,
             TIMEOUT => timeout = parse_u32(value)?,
-            NETMASK => netmask = Some(value.to_vec()),
+            NETMASK => netmask = Some(value),
             ENGINE => engine = Some(parse_string(value)?),
-            STATS => narrow = Some(stats::decode(value)?),
-            STATS_64 => wide = Some(stats::decode(value)?),
+            STATS => narrow = Some(value),
+            STATS_64 => wide = Some(value),
             _ => {}
         }
         Ok(())
@@ -83,7 +83,7 @@ pub fn decode(nest: &[u8]) -> Result<ServiceReport, DecodeError> {
                 .ok()
                 .and_then(Protocol::from_number)
                 .ok_or_else(|| format!("a service of protocol {protocol}, which IPVS does not balance"))?,
-            address: decode_address(family, address.as_deref().unwrap_or_default())?,
+            address: decode_address(family, address.unwrap_or_default())?,
             port,
         },
     };
@@ -94,12 +94,12 @@ pub fn decode(nest: &[u8]) -> Result<ServiceReport, DecodeError> {
         flags: flags & !service_flags::HASHED,
         timeout,
         netmask: match family {
-            Family::V4 => Netmask::V4(parse_u32_be(&netmask)?),
-            Family::V6 => Netmask::V6(parse_u32(&netmask)?),
+            Family::V4 => Netmask::V4(parse_u32_be(netmask)?),
+            Family::V6 => Netmask::V6(parse_u32(netmask)?),
         },
         engine,
     };
-    Ok(ServiceReport { service, stats: wide.or(narrow).unwrap_or_else(Stats::default) })
+    Ok(ServiceReport { service, stats: wide.or(narrow).map(stats::decode).transpose()?.unwrap_or_default() })
 }
 
 /// The number of a family in IPVS's interface, which is the socket interface's.
@@ -142,6 +142,7 @@ pub fn decode_address(family: Family, bytes: &[u8]) -> Result<IpAddr, DecodeErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Stats;
 
     fn persistent() -> Service {
         let address = IpAddr::from([10, 0, 0, 100]);
