@@ -8,10 +8,19 @@ use std::io::{self, Write};
 use super::options::{Argument, CommandKind, Meaning, OPTIONS, OptionRow};
 
 /// xipvs's own commands, with what the manual says of each.
-const OWN: [(&str, &str); 4] = [
+const OWN: [(&str, &str); 7] = [
     ("attach IFACE ...", "attach the packet program to interfaces, loading it if need be"),
     ("detach [IFACE ...]", "take it off interfaces, or remove everything"),
     ("status [--all]", "show interfaces, how full the tables are, and why packets were not forwarded"),
+    (
+        "mirror --to|--from kernel",
+        "make one table equal to the other's: the XDP program's, and kernel IPVS's",
+    ),
+    ("diff [--to|--from kernel]", "show what mirror would change; exit status 1 when that is anything"),
+    (
+        "serve --mirror to-kernel|from-kernel",
+        "keep them equal until SIGTERM, looking every --interval milliseconds",
+    ),
     ("generate man|completion", "print this page, or the completion for bash"),
 ];
 
@@ -128,7 +137,8 @@ pub fn write_completion(to: &mut dyn Write, with_added: bool) -> io::Result<()> 
         }
         words.join(" ")
     };
-    let own = if with_added { " attach detach status generate --netns --director" } else { "" };
+    let own =
+        if with_added { " attach detach status mirror diff serve generate --netns --director" } else { "" };
     writeln!(to, "# bash completion for {program}, made from its option table\n_{program}() {{")?;
     writeln!(to, "    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}")?;
     writeln!(to, "    case $before in")?;
@@ -153,6 +163,11 @@ pub fn write_completion(to: &mut dyn Write, with_added: bool) -> io::Result<()> 
         writeln!(
             to,
             "    attach|detach) COMPREPLY=($(compgen -W \"$(ls /sys/class/net)\" -- \"$word\")); return ;;"
+        )?;
+        writeln!(to, "    --to|--from) COMPREPLY=($(compgen -W 'kernel' -- \"$word\")); return ;;")?;
+        writeln!(
+            to,
+            "    --mirror) COMPREPLY=($(compgen -W 'to-kernel from-kernel' -- \"$word\")); return ;;"
         )?;
         writeln!(to, "    generate) COMPREPLY=($(compgen -W 'man completion' -- \"$word\")); return ;;")?;
     }
