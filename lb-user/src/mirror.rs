@@ -18,7 +18,7 @@ pub fn mirror(source: &mut dyn Director, target: &mut dyn Director) -> Result<Ap
 }
 
 /// How often a follower reads everything: once in so many polls.
-const VERIFY: u32 = 10;
+const VERIFY: u32 = 30;
 
 /// The source and the target of a follower.
 pub type Pair = (Box<dyn Director>, Box<dyn Director>);
