@@ -57,8 +57,8 @@ pub struct Settings {
     pub revision: u32,
     /// Turns of the estimator so far: each looks at one of [`crate::stats::TURNS`] shares of the destinations.
     pub estimator_turn: u32,
-    /// Changes when cached next hops are no longer good.
-    pub hop_epoch: u32,
+    /// Fills the word.
+    pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
     /// A bit for the hash of every virtual address and every address of a destination: a packet between two
@@ -91,7 +91,7 @@ impl Settings {
             services_used: 0,
             revision: 0,
             estimator_turn: 0,
-            hop_epoch: 0,
+            reserved: 0,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_BITS / 64],
         }
@@ -113,41 +113,6 @@ pub enum Program {
     Slow = 0,
     /// `xipvs_open`: a packet that a service takes and no connection has.
     Open = 1,
-}
-
-/// A next hop in a CPU's cache, good for packets to `target` from `source` that come in on `ingress`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct Hop {
-    /// Where the packets go, loaded natively.
-    pub target: u32,
-    /// Where they come from if that matters, loaded natively: the virtual address of an answer, else 0.
-    pub source: u32,
-    /// Index of the interface that they come in on.
-    pub ingress: u32,
-    /// [`Settings::hop_epoch`] when it was looked up.
-    pub epoch: u32,
-    /// Tick until which it is good.
-    pub until: u32,
-    /// Index of the interface that they go out of.
-    pub interface: u32,
-    /// The first twelve bytes of the frame, loaded natively.
-    pub link: [u32; 3],
-    /// Largest packet in bytes.
-    pub mtu: u16,
-    /// VLAN tag in network order, loaded natively; 0 for none.
-    pub vlan: u16,
-}
-
-/// Next hops that each CPU caches.
-pub const HOPS: u32 = 1024;
-
-impl Hop {
-    /// The slot of a next hop in a CPU's cache.
-    #[inline(always)]
-    pub const fn slot(target: u32, source: u32) -> u32 {
-        (target ^ source.rotate_left(16)).wrapping_mul(0x9e37_79b1) >> 22
-    }
 }
 
 /// A VLAN interface.

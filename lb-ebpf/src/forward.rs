@@ -4,12 +4,12 @@ use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
-use lb_common::connection::{CLIENT_SIDE, Entry, is_past};
+use lb_common::connection::{CLIENT_SIDE, Entry};
 use lb_common::forward::{End, TCP_PART, take_hop, translate_network, translate_tcp, translate_udp};
 use lb_common::packet::{ETHERNET, IPV4, Packet, UDP, VLAN_TAG};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
-use lb_common::settings::{Hop, Program};
+use lb_common::settings::Program;
 
 use crate::maps::{self, SettingsRef};
 use crate::packet::{Window, move_head};
@@ -50,8 +50,7 @@ const FIB_FORWARDING_DISABLED: i64 = 5;
 const FIB_NO_NEIGHBOUR: i64 = 7;
 const FIB_TOO_BIG: i64 = 8;
 
-/// Finds where the packets of an entry go and notes it in the entry: from this CPU's cache, where an answer is good
-/// for a second, or from the kernel.
+/// Looks up where the packets of an entry go and notes it in the entry, good for a second.
 #[inline(always)]
 pub fn resolve(
     context: &XdpContext,
@@ -60,39 +59,6 @@ pub fn resolve(
     entry: &mut Entry,
     now: u32,
 ) -> Result<(), NoHop> {
-    let (target, source) = if entry.role == CLIENT_SIDE {
-        (entry.address, 0)
-    } else {
-        (packet.tuple.raw_destination(), entry.address)
-    };
-    let ingress = context.ingress_ifindex() as u32;
-    let epoch = settings.hop_epoch();
-    let hop = maps::hop(Hop::slot(target, source)).ok_or(NoHop::Refused(Reason::Internal))?;
-    let same = hop.target == target && hop.source == source && hop.ingress == ingress && hop.epoch == epoch;
-    if !same || is_past(hop.until, now) {
-        // Not good while it is being looked up, and after a failure.
-        hop.until = now;
-        look_up(context, packet, entry, hop)?;
-        *hop = Hop {
-            target,
-            source,
-            ingress,
-            epoch,
-            until: now.wrapping_add(settings.ticks_per_second()),
-            ..*hop
-        };
-    }
-    entry.interface = hop.interface;
-    entry.link = hop.link;
-    entry.mtu = hop.mtu;
-    entry.vlan = hop.vlan;
-    entry.hop_until = hop.until;
-    Ok(())
-}
-
-/// Asks the kernel where the packets of an entry go.
-#[inline(always)]
-fn look_up(context: &XdpContext, packet: &Packet, entry: &Entry, hop: &mut Hop) -> Result<(), NoHop> {
     let client_side = entry.role == CLIENT_SIDE;
     let tuple = packet.tuple;
     let fib = maps::lookup().ok_or(NoHop::Refused(Reason::Internal))?;
@@ -123,19 +89,20 @@ fn look_up(context: &XdpContext, packet: &Packet, entry: &Entry, hop: &mut Hop) 
         FIB_TOO_BIG => return Err(NoHop::Refused(Reason::TooBig)),
         _ => return Err(NoHop::Refused(Reason::NoRoute)),
     }
-    hop.interface = fib.ifindex;
-    hop.vlan = 0;
+    entry.interface = fib.ifindex;
+    entry.vlan = 0;
     if let Some(vlan) = maps::vlan(fib.ifindex) {
         if vlan.parent == 0 {
             return Err(NoHop::Refused(Reason::NestedVlan));
         }
-        hop.interface = vlan.parent;
-        hop.vlan = vlan.tag;
+        entry.interface = vlan.parent;
+        entry.vlan = vlan.tag;
     }
     let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (fib.dmac, fib.smac);
-    hop.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
+    entry.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
     // SAFETY: reading a plain number out of a union of plain numbers.
-    hop.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    entry.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    entry.hop_until = now.wrapping_add(settings.ticks_per_second());
     Ok(())
 }
 

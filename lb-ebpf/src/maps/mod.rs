@@ -20,7 +20,7 @@ use lb_common::destination::{CounterLine, Destination};
 use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey};
-use lb_common::settings::{self as settings_layout, Hop, Program, Settings, Vlan};
+use lb_common::settings::{Program, Settings, Vlan};
 use lb_common::stats::Estimator;
 
 pub use self::connection::SetRef;
@@ -87,17 +87,6 @@ pub struct Scratch {
     pub client_side: Entry,
     /// Packets of the destination.
     pub server_side: Entry,
-}
-
-/// Each CPU's next hops.
-#[btf_map]
-static HOPS: PerCpuArray<Hop, { settings_layout::HOPS as usize }> = PerCpuArray::new();
-
-/// The place of a next hop in this CPU's cache, whatever is in it.
-#[inline(always)]
-pub fn hop(slot: u32) -> Option<&'static mut Hop> {
-    // SAFETY: the element is this CPU's own, and a program asks for one place at a time.
-    HOPS.get_ptr_mut(slot).map(|hop| unsafe { &mut *hop })
 }
 
 /// Room for asking the kernel the way; not on the stack, whose bytes may only be read aligned.

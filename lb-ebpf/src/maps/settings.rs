@@ -37,8 +37,7 @@ impl SettingsRef {
         sweep_stride,
         cpus,
         destinations_used,
-        estimator_turn,
-        hop_epoch
+        estimator_turn
     );
 
     /// [`Settings::seed`].

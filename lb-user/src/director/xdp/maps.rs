@@ -131,12 +131,6 @@ impl Maps {
         self.settings.read(0).unwrap_or_else(|| Settings::new(1, 0))
     }
 
-    /// Has the packet program ask the kernel for next hops anew.
-    pub fn forget_hops(&self) {
-        let epoch = self.settings().hop_epoch.wrapping_add(1);
-        self.settings.store_u32(0, offset_of!(Settings, hop_epoch), epoch);
-    }
-
     /// The timeouts that can be set, in seconds.
     pub fn timeouts(&self) -> Timeouts {
         let settings = self.settings();

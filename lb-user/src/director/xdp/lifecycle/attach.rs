@@ -87,7 +87,6 @@ pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Re
         }
     }
     interface::tell_vlans(pins.directory(), &interfaces)?;
-    Maps::open(pins.directory())?.forget_hops();
     Ok((made, replaced))
 }
 
