@@ -50,7 +50,8 @@ impl Test {
         level("the same on the oldest kernel, in the reference VM");
         in_vm("root", &ON_OLDEST_KERNEL)?;
         level("what needs kernel IPVS and the real ipvsadm, in the reference VM");
-        in_vm("reference", &[])
+        // One after the other: they measure how soon things happen, and ask one kernel for all of it.
+        in_vm("reference", &["--test-threads=1"])
     }
 }
 
@@ -62,12 +63,12 @@ fn cargo_test(level: &str) -> Command {
 }
 
 /// Runs the tests of one level in the reference VM: cargo builds them here and starts them through `xtask vm`.
-fn in_vm(level: &str, only: &[&str]) -> Result<()> {
+fn in_vm(level: &str, words: &[&str]) -> Result<()> {
     let xtask = env::current_exe().context("where this program is")?.display().to_string();
     let runner = [&xtask, "vm", "--timeout", VM_TIMEOUT, "--", "sh", "-c", PREPARE, "sh"]
         .map(|word| format!("{word:?}"));
     let runner = format!("target.'cfg(all())'.runner = [{}]", runner.join(", "));
-    run_command(cargo_test(level).args(["--config", &runner, "--"]).args(only))
+    run_command(cargo_test(level).args(["--config", &runner, "--"]).args(words))
 }
 
 fn level(what: &str) {
