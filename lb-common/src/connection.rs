@@ -167,6 +167,12 @@ pub const fn is_past(deadline: u32, now: u32) -> bool {
     now.wrapping_sub(deadline) as i32 >= 0
 }
 
+/// [`Entry::hop_until`] of an entry that has no next hop yet: long ago also for a CPU whose clock is a little behind.
+#[inline(always)]
+pub const fn no_hop(now: u32) -> u32 {
+    now.wrapping_sub(u32::MAX / 4)
+}
+
 /// Whether a packet at `now` should move the deadline on.
 ///
 /// It is moved when that changes it by more than a second, or than an eighth of the timeout where that is

@@ -4,7 +4,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
-use lb_common::connection::{self as rules, CLIENT_SIDE, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE};
+use lb_common::connection::{self as rules, CLIENT_SIDE, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE, no_hop};
 use lb_common::forward::{ForwardingMethod, translation};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
@@ -106,7 +106,7 @@ fn new_entry(tuple: &Tuple, tcp_flags: u8, id: u32, destination: DestinationRef,
         reserved: 0,
         interface: 0,
         link: [0; 3],
-        hop_until: now,
+        hop_until: no_hop(now),
         mtu: 0,
         vlan: 0,
         reserved_too: 0,
@@ -126,7 +126,7 @@ fn answer_to(entry: &Entry, now: u32) -> Entry {
         port: client_side.raw_destination_port(),
         network_delta: Delta::unpack(entry.network_delta).inverse().pack(),
         transport_delta: Delta::unpack(entry.transport_delta).inverse().pack(),
-        hop_until: now,
+        hop_until: no_hop(now),
         flags: entry.flags & INACTIVE,
         ..*entry
     }

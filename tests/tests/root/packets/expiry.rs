@@ -173,9 +173,9 @@ fn a_deadline_is_moved_when_that_makes_more_than_a_second() {
     fixture.wait(1000);
     assert!(lives(&fixture, 40000));
     let moved = deadline(&fixture).wrapping_sub(first);
-    // The clock itself has moved on a little meanwhile.
+    // The clock stands still to a few ticks.
     let second = settings.ticks_per_second;
-    assert!((second * 3 / 2..second * 2).contains(&moved), "{moved} ticks");
+    assert!((second * 3 / 2 - 3..second * 2).contains(&moved), "{moved} ticks");
     let _ = load(&mut fixture, 1);
 }
 

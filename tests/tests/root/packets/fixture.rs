@@ -9,6 +9,7 @@
 //!                                                | closed (does not forward)              |
 //! ```
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, TestRun, TestRunOptions, Xdp as Program};
@@ -315,8 +317,24 @@ pub enum Expected {
 pub struct Fixture {
     pub director: Xdp,
     program: Program,
+    clock: Cell<Clock>,
     _home: Home,
     _turn: MutexGuard<'static, ()>,
+}
+
+/// The program's clock, which stands still but when a test waits: no test depends on how fast it runs.
+#[derive(Clone, Copy)]
+struct Clock {
+    since: Instant,
+    /// The offset at that time, in ticks.
+    offset: u32,
+    ticks_per_second: u32,
+}
+
+impl Clock {
+    fn ticks(self, time: Duration) -> u32 {
+        (time.as_millis() * u128::from(self.ticks_per_second) / 1000) as u32
+    }
 }
 
 impl Fixture {
@@ -348,7 +366,9 @@ impl Fixture {
         // Flows lie where they lay in the last run.
         director.maps().settings.store_u64(0, offset_of!(Settings, seed), 0x5eed);
         let program = Program::from_pin(directory.join("xipvs"), XdpAttachType::Interface).unwrap();
-        let fixture = Self { director, program, _home: home, _turn: turn };
+        let Settings { clock_offset: offset, ticks_per_second, .. } = director.maps().settings();
+        let clock = Cell::new(Clock { since: Instant::now(), offset, ticks_per_second });
+        let fixture = Self { director, program, clock, _home: home, _turn: turn };
         fixture.sweep_by_timer(0);
         fixture
     }
@@ -383,18 +403,29 @@ impl Fixture {
 
     /// Sweeps the whole table.
     pub fn sweep(&self) {
+        self.hold_clock();
         self.director.maps().sweep().unwrap();
     }
 
     /// Turns the clock on by so many milliseconds.
     pub fn wait(&self, milliseconds: u64) {
-        let settings = self.settings();
-        let ticks = milliseconds * u64::from(settings.ticks_per_second) / 1000;
-        self.set_clock_offset(settings.clock_offset.wrapping_add(ticks as u32));
+        let clock = self.clock.get();
+        let offset = clock.offset.wrapping_add(clock.ticks(Duration::from_millis(milliseconds)));
+        self.clock.set(Clock { offset, ..clock });
+        self.hold_clock();
     }
 
+    /// Sets how far the clock is ahead of the kernel's, in ticks.
     pub fn set_clock_offset(&self, ticks: u32) {
-        self.director.maps().settings.store_u32(0, offset_of!(Settings, clock_offset), ticks);
+        self.clock.set(Clock { since: Instant::now(), offset: ticks, ..self.clock.get() });
+        self.hold_clock();
+    }
+
+    /// Takes back the time that has passed by itself.
+    fn hold_clock(&self) {
+        let clock = self.clock.get();
+        let offset = clock.offset.wrapping_sub(clock.ticks(clock.since.elapsed()));
+        self.director.maps().settings.store_u32(0, offset_of!(Settings, clock_offset), offset);
     }
 
     /// Carries out command lines of ipvsadm; what it says when it fails is a failure here.
@@ -417,6 +448,7 @@ impl Fixture {
 
     /// Runs a frame through the program as if it came in at an interface.
     pub fn send(&self, interface: u32, frame: &[u8]) -> Outcome {
+        self.hold_clock();
         let before = self.director.maps().reasons();
         let mut context = [0u32; 6];
         (context[1], context[3]) = (frame.len() as u32, interface);
