@@ -41,8 +41,8 @@ pub struct Destination {
     pub upper_threshold: u32,
     /// Lower threshold as configured.
     pub lower_threshold: u32,
-    /// The service's firewall mark, 0 for none.
-    pub mark: u32,
+    /// The last weight that was not 0, which Maglev hashing goes by; 0 if there was none.
+    pub last_weight: u32,
     /// Tunnel port, native order.
     pub tunnel_port: u16,
     /// Number of the tunnel's checksum choice.

@@ -14,6 +14,28 @@ pub const LINE: usize = 16;
 /// Most destinations that a service can have.
 pub const MAX_DESTINATIONS: u32 = 4096;
 
+/// The flag bits of a service, with IPVS's values.
+pub mod flags {
+    /// Connections follow their client's earlier ones (`-p`).
+    #[doc(alias = "IP_VS_SVC_F_PERSISTENT")]
+    pub const PERSISTENT: u32 = 0x1;
+    /// Kernel-owned: the service is in the table. Seen in dumps, never configured.
+    #[doc(alias = "IP_VS_SVC_F_HASHED")]
+    pub const HASHED: u32 = 0x2;
+    /// One-packet scheduling (`-o`).
+    #[doc(alias = "IP_VS_SVC_F_ONEPACKET")]
+    pub const ONE_PACKET: u32 = 0x4;
+    /// `flag-1`: `sh-fallback`, `mh-fallback`.
+    #[doc(alias = "IP_VS_SVC_F_SCHED1")]
+    pub const SCHEDULER_1: u32 = 0x8;
+    /// `flag-2`: `sh-port`, `mh-port`.
+    #[doc(alias = "IP_VS_SVC_F_SCHED2")]
+    pub const SCHEDULER_2: u32 = 0x10;
+    /// `flag-3`.
+    #[doc(alias = "IP_VS_SVC_F_SCHED3")]
+    pub const SCHEDULER_3: u32 = 0x20;
+}
+
 /// A service's key in the index, for IPv4: address and port in network order, loaded natively.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -77,8 +99,6 @@ pub struct SetHeader {
     pub scheduler: u32,
     /// Slot of the service.
     pub service: u32,
-    /// IPVS's service flags.
-    pub flags: u32,
     /// Weighted round robin: what a level is lowered by.
     pub divisor: u32,
     /// Weighted round robin: the top level.
@@ -88,7 +108,7 @@ pub struct SetHeader {
     /// Lines of the whole set, this one included.
     pub lines: u32,
     /// Fills the line.
-    pub reserved: [u32; 6],
+    pub reserved: [u32; 7],
 }
 
 impl SetHeader {

@@ -4,14 +4,19 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use lb_common::destination::DestinationId;
+use lb_common::scheduler::fo::WeightedFailOver;
 use lb_common::scheduler::lc::LeastConnections;
+use lb_common::scheduler::nq::NeverQueue;
+use lb_common::scheduler::ovf::WeightedOverflow;
 use lb_common::scheduler::rr::RoundRobin;
+use lb_common::scheduler::sed::ShortestExpectedDelay;
+use lb_common::scheduler::twos::TwoChoices;
 use lb_common::scheduler::wlc::WeightedLeastConnections;
 use lb_common::scheduler::wrr::{Ladder, WeightedRoundRobin};
-use lb_common::scheduler::{Candidate, Cursor, MAX_PASSES, Scheduler, Search, address, sh};
-use lb_common::service::SetHeader;
+use lb_common::scheduler::{Candidate, Cursor, MAX_PASSES, Scheduler, Search, address, dh, mh, sh};
+use lb_common::service::{SetHeader, flags};
 use lb_common::tuple::Tuple;
 
 use crate::machine::opaque;
@@ -23,65 +28,180 @@ const ATTEMPTS: u32 = 4;
 /// The destination that a service gives a new connection, if it has one that may take it.
 #[inline(always)]
 pub fn schedule(service: u32, tuple: &Tuple) -> Option<DestinationId> {
-    let id = scheduler_schedule(service, tuple.raw_source());
+    let id = scheduler_schedule(
+        service,
+        address::key_v4(tuple.raw_source().to_ne_bytes()),
+        tuple.source_port().into(),
+        address::key_v4(tuple.raw_destination().to_ne_bytes()),
+    );
     (id != NOBODY).then_some(id as DestinationId)
 }
 
 const NOBODY: u64 = u64::MAX;
 
-/// [`schedule`], checked by the verifier once for all calls; see `connection`.
+/// [`schedule`], checked by the verifier once for all calls; see `connection`. Addresses are keys of
+/// [`address`], the port is in host order.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn scheduler_schedule(service: u32, source: u32) -> u64 {
-    choose(service, source).map_or(NOBODY, u64::from)
+pub extern "C" fn scheduler_schedule(service: u32, source: u32, port: u32, destination: u32) -> u64 {
+    choose(service, &Flow { source, port, destination }).map_or(NOBODY, u64::from)
+}
+
+/// What hashing schedulers look at.
+struct Flow {
+    source: u32,
+    port: u32,
+    destination: u32,
 }
 
 #[inline(always)]
-fn choose(service: u32, source: u32) -> Option<DestinationId> {
+fn choose(service: u32, flow: &Flow) -> Option<DestinationId> {
     let line = maps::service_set(service)?;
     if line == 0 {
         return None;
     }
     let set = SetHeaderRef::at(line)?;
     let header = set.read();
-    let position = if header.scheduler == Scheduler::SourceHash as u32 {
-        by_source(line, &header, source)?
-    } else {
+    let position = if header.table == 0 {
         by_search(line, set, &header)?
+    } else {
+        by_table(line, &header, maps::service_flags(service)?, flow)?
     };
     maps::arena_number(line + 1, position)
 }
 
-/// Source hashing: the position that the client's bucket holds.
+/// Looks into the table of sh, dh or mh; as the loop's callback gets it.
+struct Look {
+    scheduler: u32,
+    destinations: u32,
+    table: u32,
+    size: u32,
+    bucket: u32,
+    key: u32,
+    port: u16,
+    choice: Option<u32>,
+}
+
+impl Look {
+    /// Looks into a bucket; whether that ends the search, with a choice or without any hope.
+    #[inline(always)]
+    fn try_bucket(&mut self, bucket: u32) -> bool {
+        let Some(position) = maps::arena_number(self.table, bucket) else { return true };
+        // No position is that large, so that an empty bucket (of any of the three) leads to no destination.
+        let id = if position == sh::EMPTY { None } else { maps::arena_number(self.destinations, position) };
+        let Some(candidate) = id.and_then(candidate) else { return true };
+        if candidate.usable() {
+            self.choice = Some(position);
+        }
+        self.choice.is_some()
+    }
+}
+
+/// The position that a flow's bucket holds; with the fallback flag that of another bucket if need be.
 #[inline(always)]
-fn by_source(line: u32, header: &SetHeader, source: u32) -> Option<u32> {
-    let bucket = sh::bucket(address::key_v4(source.to_ne_bytes()), 0);
-    let position = maps::arena_number(line + SetHeader::table_line(header.length), bucket)?;
-    let id = maps::arena_number(line + 1, position)?;
-    candidate(id)?.usable().then_some(position)
+fn by_table(line: u32, header: &SetHeader, service_flags: u32, flow: &Flow) -> Option<u32> {
+    let mut look = Look {
+        scheduler: header.scheduler,
+        destinations: line + 1,
+        table: line + SetHeader::table_line(header.length),
+        size: header.table,
+        bucket: 0,
+        key: flow.source,
+        port: if service_flags & flags::SCHEDULER_2 != 0 { flow.port as u16 } else { 0 },
+        choice: None,
+    };
+    let by_destination = header.scheduler == Scheduler::DestinationHash as u32;
+    look.bucket = if by_destination {
+        dh::bucket(flow.destination)
+    } else if header.scheduler == Scheduler::SourceHash as u32 {
+        sh::bucket(look.key, look.port)
+    } else {
+        mh::bucket(look.key, look.port, look.size)
+    };
+    if !look.try_bucket(look.bucket) && service_flags & flags::SCHEDULER_1 != 0 && !by_destination {
+        // SAFETY: the callback has the signature that the helper calls, and gets the pointer it expects.
+        unsafe { bpf_loop(look.size, look_on as *mut c_void, core::ptr::from_mut(&mut look).cast(), 0) };
+    }
+    look.choice
 }
 
-/// A search that any of the list-scanning schedulers makes.
-#[derive(Clone, Copy)]
-enum AnySearch {
-    RoundRobin(RoundRobin),
-    WeightedRoundRobin(WeightedRoundRobin),
-    LeastConnections(LeastConnections),
-    WeightedLeastConnections(WeightedLeastConnections),
+/// The loop's callback: looks into one more bucket; 1 ends the loop.
+extern "C" fn look_on(offset: u32, look: *mut Look) -> i64 {
+    // SAFETY: `by_table` passes a live look, and nothing else has it during the loop.
+    let look = unsafe { &mut *look };
+    let bucket = if look.scheduler == Scheduler::SourceHash as u32 {
+        sh::probe(look.bucket, offset)
+    } else {
+        mh::probe(look.bucket, offset, look.key, look.port, look.size)
+    };
+    zero_or_one(look.try_bucket(bucket))
 }
 
-macro_rules! each {
-    ($search:expr, $inner:ident => $do:expr) => {
-        match $search {
-            AnySearch::RoundRobin($inner) => $do,
-            AnySearch::WeightedRoundRobin($inner) => $do,
-            AnySearch::LeastConnections($inner) => $do,
-            AnySearch::WeightedLeastConnections($inner) => $do,
+macro_rules! searches {
+    ($cursor:ident, $ladder:ident; $($name:ident = $new:expr;)+) => {
+        /// A search that any of the list-scanning schedulers makes.
+        #[derive(Clone, Copy)]
+        enum AnySearch {
+            $($name($name),)+
+        }
+
+        impl AnySearch {
+            /// The search of the scheduler with this number. None if it is not one that searches.
+            #[inline(always)]
+            fn new(scheduler: u32, $cursor: Cursor, $ladder: Ladder) -> Option<Self> {
+                // Compared one by one: the compiler would make a table, which is nothing that a BPF program can have.
+                $(if opaque(scheduler.into()) == Scheduler::$name as u64 {
+                    return Some(Self::$name($new));
+                })+
+                None
+            }
+        }
+
+        impl Search for AnySearch {
+            #[inline(always)]
+            fn first(&self) -> u32 {
+                match self { $(Self::$name(search) => search.first(),)+ }
+            }
+
+            #[inline(always)]
+            fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
+                match self { $(Self::$name(search) => search.consider(position, candidate),)+ }
+            }
+
+            #[inline(always)]
+            fn again(&mut self) -> bool {
+                match self { $(Self::$name(search) => search.again(),)+ }
+            }
+
+            #[inline(always)]
+            fn finish(&self) -> (Option<u32>, Cursor) {
+                match self { $(Self::$name(search) => search.finish(),)+ }
+            }
         }
     };
 }
 
-/// A pass over the list, as the loop's callback gets it.
+searches! { cursor, ladder;
+    RoundRobin = RoundRobin::new(cursor);
+    WeightedRoundRobin = WeightedRoundRobin::new(cursor, ladder);
+    LeastConnections = LeastConnections::new();
+    WeightedLeastConnections = WeightedLeastConnections::new();
+    ShortestExpectedDelay = ShortestExpectedDelay::new();
+    NeverQueue = NeverQueue::new();
+    WeightedFailOver = WeightedFailOver::new();
+    WeightedOverflow = WeightedOverflow::new();
+    TwoChoices = TwoChoices::new([random(), random()]);
+}
+
+/// A random number.
+#[inline(always)]
+fn random() -> u32 {
+    // SAFETY: the helper takes nothing.
+    unsafe { bpf_get_prandom_u32() }
+}
+
+/// A pass over the list.
+#[derive(Clone, Copy)]
 struct Pass {
     search: AnySearch,
     line: u32,
@@ -107,49 +227,40 @@ fn by_search(line: u32, set: SetHeaderRef, header: &SetHeader) -> Option<u32> {
 /// One search: the choice, and the cursor after it. None if the scheduler is not one that searches.
 #[inline(always)]
 fn search(line: u32, header: &SetHeader, cursor: u64) -> Option<(Option<u32>, u64)> {
-    let cursor_then = Cursor::from(cursor);
     let ladder = Ladder { divisor: header.divisor, top: header.top };
-    // Compared as numbers: a table of names and pointers is nothing that a BPF program can have.
-    let is = |scheduler: Scheduler| header.scheduler == scheduler as u32;
-    let search = if is(Scheduler::RoundRobin) {
-        AnySearch::RoundRobin(RoundRobin::new(cursor_then))
-    } else if is(Scheduler::WeightedRoundRobin) {
-        AnySearch::WeightedRoundRobin(WeightedRoundRobin::new(cursor_then, ladder))
-    } else if is(Scheduler::LeastConnections) {
-        AnySearch::LeastConnections(LeastConnections::new())
-    } else if is(Scheduler::WeightedLeastConnections) {
-        AnySearch::WeightedLeastConnections(WeightedLeastConnections::new())
-    } else {
-        return None;
-    };
-    let mut pass = Pass { search, line: line + 1, length: header.length, first: 0 };
+    let search = AnySearch::new(header.scheduler, cursor.into(), ladder)?;
+    let mut pass = maps::keep_search(Pass { search, line: line + 1, length: header.length, first: 0 })?;
     for _ in 0..MAX_PASSES {
-        pass.first = each!(pass.search, search => search.first());
+        pass.first = pass.search.first();
+        // The helper takes a pointer to the stack only: so it gets one to where the pointer to the pass lies.
         // SAFETY: the callback has the signature that the helper calls, and gets the pointer it expects.
-        unsafe { bpf_loop(pass.length, consider as *mut c_void, core::ptr::from_mut(&mut pass).cast(), 0) };
-        if !each!(&mut pass.search, search => search.again()) {
+        unsafe { bpf_loop(header.length, consider as *mut c_void, (&raw mut pass).cast(), 0) };
+        if !pass.search.again() {
             break;
         }
     }
-    let (position, after) = each!(pass.search, search => search.finish());
+    let (position, after) = pass.search.finish();
     // A scheduler without state leaves the cursor alone.
-    let keeps =
-        matches!(pass.search, AnySearch::LeastConnections(_) | AnySearch::WeightedLeastConnections(_));
-    Some((position, if keeps { cursor } else { after.into() }))
+    let has_state = matches!(pass.search, AnySearch::RoundRobin(_) | AnySearch::WeightedRoundRobin(_));
+    Some((position, if has_state { after.into() } else { cursor }))
 }
 
 /// The loop's callback: shows the search one destination; 1 ends the loop.
-extern "C" fn consider(index: u32, pass: *mut Pass) -> i64 {
+extern "C" fn consider(index: u32, pass: *mut &mut Pass) -> i64 {
     // SAFETY: `search` passes a live pass, and nothing else has it during the loop.
-    let pass = unsafe { &mut *pass };
+    let pass = unsafe { &mut **pass };
     let mut position = if pass.first >= pass.length { index } else { pass.first + index };
     if position >= pass.length {
         position -= pass.length;
     }
     let Some(id) = maps::arena_number(pass.line, position) else { return 1 };
     let Some(candidate) = candidate(id) else { return 1 };
-    let ends = each!(&mut pass.search, search => search.consider(position, &candidate));
-    // The verifier wants to see that it is 0 or 1.
+    zero_or_one(pass.search.consider(position, &candidate))
+}
+
+/// What a loop's callback returns. The verifier wants to see that it is 0 or 1.
+#[inline(always)]
+fn zero_or_one(ends: bool) -> i64 {
     (opaque(ends.into()) & 1) as i64
 }
 

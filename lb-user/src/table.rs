@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::protocol::Protocol;
+pub use lb_common::service::flags as service_flags;
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,22 +74,6 @@ impl Netmask {
             Family::V6 => Self::V6(128),
         }
     }
-}
-
-/// The flag bits of a service, with IPVS's values.
-pub mod service_flags {
-    /// Connections follow their client's earlier ones (`-p`).
-    pub const PERSISTENT: u32 = 0x1;
-    /// Kernel-owned: the service is in the table. Seen in dumps, never configured.
-    pub const HASHED: u32 = 0x2;
-    /// One-packet scheduling (`-o`).
-    pub const ONE_PACKET: u32 = 0x4;
-    /// `flag-1`: `sh-fallback`, `mh-fallback`.
-    pub const SCHEDULER_1: u32 = 0x8;
-    /// `flag-2`: `sh-port`, `mh-port`.
-    pub const SCHEDULER_2: u32 = 0x10;
-    /// `flag-3`.
-    pub const SCHEDULER_3: u32 = 0x20;
 }
 
 /// A virtual service as configured.

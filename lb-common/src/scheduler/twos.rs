@@ -27,12 +27,16 @@ struct Draw {
 }
 
 impl Draw {
-    const NONE: Self = Self { left: 0, choice: None, cost: 0, weight: 0 };
+    /// A draw that has so far to go. (No constant for one that has not begun: in a BPF program that would be memory.)
+    #[inline(always)]
+    const fn from(left: u32) -> Self {
+        Self { left, choice: None, cost: 0, weight: 0 }
+    }
 
     /// A number from 0 to `total`, both included, as evenly as 32 random bits allow.
     #[inline(always)]
     const fn new(random: u32, total: u32) -> Self {
-        Self { left: ((random as u64 * (total as u64 + 1)) >> 32) as u32, ..Self::NONE }
+        Self::from(((random as u64 * (total as u64 + 1)) >> 32) as u32)
     }
 
     /// Passes a usable candidate, or ends there.
@@ -55,7 +59,7 @@ impl TwoChoices {
     /// A search with two random numbers, each anywhere in 32 bits.
     #[inline(always)]
     pub const fn new(random: [u32; 2]) -> Self {
-        Self { random, total: 0, drawing: false, first: Draw::NONE, second: Draw::NONE }
+        Self { random, total: 0, drawing: false, first: Draw::from(0), second: Draw::from(0) }
     }
 }
 

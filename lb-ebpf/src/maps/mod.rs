@@ -26,7 +26,7 @@ use lb_common::stats::Estimator;
 pub use self::connection::SetRef;
 pub use self::settings::{SettingsRef, settings};
 pub use self::stats::{Counted, add_counted, count_packet, estimate};
-pub use self::table::{DestinationRef, SetHeaderRef, arena_number, service_set, service_slot};
+pub use self::table::{DestinationRef, SetHeaderRef, arena_number, service_flags, service_set, service_slot};
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
@@ -124,6 +124,23 @@ impl Scratch {
                 time_to_live: read_volatile(&self.packet.time_to_live),
             }
         }
+    }
+}
+
+/// Room for a scheduler's search: on the stack its fields would be read and written two at a time and not aligned,
+/// which the verifier refuses there.
+#[btf_map]
+static SEARCH: PerCpuArray<[u64; 16], 1> = PerCpuArray::new();
+
+/// Puts a search into this CPU's room for it.
+#[inline(always)]
+pub fn keep_search<T: Copy>(search: T) -> Option<&'static mut T> {
+    const { assert!(size_of::<T>() <= size_of::<[u64; 16]>() && align_of::<T>() <= align_of::<u64>()) };
+    let place: *mut T = SEARCH.get_ptr_mut(0)?.cast();
+    // SAFETY: the element is this CPU's own, large enough and aligned, and only one search is made at a time.
+    unsafe {
+        place.write(search);
+        Some(&mut *place)
     }
 }
 

@@ -23,6 +23,13 @@ pub fn service_set(slot: u32) -> Option<u32> {
     SERVICES.get_ptr(slot).map(|service| unsafe { read_volatile(addr_of!((*service).set)) as u32 })
 }
 
+/// IPVS's flags of a service.
+#[inline(always)]
+pub fn service_flags(slot: u32) -> Option<u32> {
+    // SAFETY: as above.
+    SERVICES.get_ptr(slot).map(|service| unsafe { read_volatile(addr_of!((*service).flags)) })
+}
+
 /// The header of a destination set.
 #[derive(Clone, Copy)]
 pub struct SetHeaderRef(*mut SetHeader);

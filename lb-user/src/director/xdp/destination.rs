@@ -101,6 +101,7 @@ impl Slots {
         if let Some(id) = self.deleted.remove(&Identity::of(&record)) {
             revive(maps, id, service_slot, service);
             edit(maps, id, destination);
+            store_last_weight(maps, id, destination.weight);
             store_status(maps, id, IN_USE | AVAILABLE);
             return Ok(id);
         }
@@ -108,6 +109,7 @@ impl Slots {
         maps.clear_counters(id);
         maps.destinations.write(id, &Record { status: 0, ..record });
         edit(maps, id, destination);
+        store_last_weight(maps, id, destination.weight);
         store_status(maps, id, IN_USE | AVAILABLE);
         Ok(id)
     }
@@ -167,11 +169,19 @@ fn store_status(maps: &Maps, id: DestinationId, status: u8) {
     }
 }
 
+/// Stores the weight that Maglev hashing goes by: the last that was not 0, or the first.
+fn store_last_weight(maps: &Maps, id: DestinationId, weight: u32) {
+    maps.destinations.store_u32(id, offset_of!(Record, last_weight), weight);
+}
+
 /// Stores what can be edited of a destination.
 pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination) {
     let Some(record) = maps.destinations.read(id) else { return };
     store_word(maps, id, record.status, destination.method.number());
     maps.destinations.store_u32(id, offset_of!(Record, weight), destination.weight);
+    if destination.weight != 0 {
+        store_last_weight(maps, id, destination.weight);
+    }
     let thresholds = Thresholds { upper: destination.upper_threshold, lower: destination.lower_threshold };
     let was = Thresholds { upper: record.upper_threshold, lower: record.lower_threshold };
     if thresholds != was {

@@ -183,11 +183,12 @@ impl Director for Xdp {
         self.change(|maps, known| {
             let (slot, record) = service::find(maps, &service.key)?;
             let scheduler = service::check(service)?;
-            service::store_settings(maps, slot, service, scheduler);
+            // First what may be refused: then everything stays as it was.
             if record.scheduler != scheduler as u32 {
                 let set = set::read(maps, &record);
-                known.arena.replace(maps, slot, &set, Change::Rescheduled)?;
+                known.arena.replace(maps, slot, &set, Change::Rescheduled(scheduler))?;
             }
+            service::store_settings(maps, slot, service, scheduler);
             Ok(())
         })
     }

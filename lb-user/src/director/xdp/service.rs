@@ -65,14 +65,11 @@ pub fn check(service: &Service) -> Result<Scheduler> {
         ServiceKey::Address { .. } if service.key.family() == Family::V6 => return unsupported("IPv6"),
         ServiceKey::Address { .. } => {}
     }
-    match scheduler {
-        Scheduler::None
-        | Scheduler::RoundRobin
-        | Scheduler::WeightedRoundRobin
-        | Scheduler::LeastConnections
-        | Scheduler::WeightedLeastConnections
-        | Scheduler::SourceHash => {}
-        other => return unsupported(&format!("the scheduler {other} (-s)")),
+    if matches!(
+        scheduler,
+        Scheduler::LocalityLeastConnections | Scheduler::LocalityLeastConnectionsReplicated
+    ) {
+        return unsupported(&format!("the scheduler {scheduler} (-s)"));
     }
     if service.engine.is_some() {
         return unsupported("persistence engines (--pe)");
@@ -80,9 +77,6 @@ pub fn check(service: &Service) -> Result<Scheduler> {
     for (flag, what) in [
         (service_flags::PERSISTENT, "persistence (-p)"),
         (service_flags::ONE_PACKET, "one-packet scheduling (-o)"),
-        (service_flags::SCHEDULER_1, "scheduler flags (-b)"),
-        (service_flags::SCHEDULER_2, "scheduler flags (-b)"),
-        (service_flags::SCHEDULER_3, "scheduler flags (-b)"),
     ] {
         if service.flags & flag != 0 {
             return unsupported(what);

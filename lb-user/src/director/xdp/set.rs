@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
+use std::net::IpAddr;
 
-use lb_common::destination::DestinationId;
+use lb_common::destination::{Destination, DestinationId};
 use lb_common::scheduler::wrr::Ladder;
-use lb_common::scheduler::{Cursor, Scheduler, sh};
+use lb_common::scheduler::{Cursor, Scheduler, address, dh, mh, sh};
 use lb_common::service::{LINE, MAX_DESTINATIONS, Service, SetHeader};
 use lb_common::settings::Settings;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::address_of;
 use super::mapped::wait_for_readers;
 use super::maps::Maps;
 use crate::director::Error;
@@ -25,8 +27,8 @@ pub enum Change {
     Removed(u32),
     /// A destination was edited.
     Edited,
-    /// The service has another scheduler than before.
-    Rescheduled,
+    /// The service gets another scheduler.
+    Rescheduled(Scheduler),
 }
 
 /// A service's destinations, newest first, with what its scheduler remembers.
@@ -62,40 +64,37 @@ pub fn read(maps: &Maps, service: &Service) -> DestinationSet {
 
 impl DestinationSet {
     /// The set's lines, after a change.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for more destinations than the scheduler's table has room for.
     fn lines(
         &self,
-        weights: &[u32],
+        records: &[Destination],
         scheduler: Scheduler,
         slot: u32,
-        flags: u32,
         change: Change,
-    ) -> Vec<[u32; LINE]> {
-        let ladder = Ladder::new(weights.iter().copied());
-        let before = if change == Change::Rescheduled { Cursor::START } else { self.cursor };
+    ) -> Result<Vec<[u32; LINE]>, Error> {
+        let ladder = Ladder::new(records.iter().map(|record| record.weight));
+        let before = if matches!(change, Change::Rescheduled(_)) { Cursor::START } else { self.cursor };
         let cursor = match (scheduler, change) {
             (Scheduler::WeightedRoundRobin, _) => ladder.relevel(before),
             (_, Change::Added) => before.after_insertion(),
             (_, Change::Removed(position)) => before.after_removal(position),
-            (_, Change::Edited | Change::Rescheduled) => before,
+            (_, Change::Edited | Change::Rescheduled(_)) => before,
         };
-        let mut table = Vec::new();
-        if scheduler == Scheduler::SourceHash {
-            let mut buckets = [0; sh::BUCKETS];
-            sh::fill(weights, &mut buckets);
-            table.extend_from_slice(&buckets);
-        }
+        let table = table(records, scheduler)?;
         let (length, table_length) = (self.ids.len() as u32, table.len() as u32);
         let header = SetHeader {
             cursor: cursor.into(),
             length,
             scheduler: scheduler as u32,
             service: slot,
-            flags,
             divisor: ladder.divisor,
             top: ladder.top,
             table: table_length,
             lines: SetHeader::lines(length, table_length),
-            reserved: [0; 6],
+            reserved: [0; 7],
         };
         let mut first = [0; LINE];
         first.as_mut_bytes().copy_from_slice(header.as_bytes());
@@ -105,7 +104,45 @@ impl DestinationSet {
             line[..numbers.len()].copy_from_slice(numbers);
             lines.push(line);
         }
-        lines
+        Ok(lines)
+    }
+}
+
+/// The table of a scheduler that hashes; empty for the others. dh has it made anew on an edit too, which changes
+/// nothing: weights do not matter to it.
+fn table(records: &[Destination], scheduler: Scheduler) -> Result<Vec<u32>, Error> {
+    match scheduler {
+        Scheduler::SourceHash => {
+            let weights: Vec<u32> = records.iter().map(|record| record.weight).collect();
+            let mut buckets = [0; sh::BUCKETS];
+            sh::fill(&weights, &mut buckets);
+            Ok(buckets.to_vec())
+        }
+        Scheduler::DestinationHash => {
+            let mut buckets = [0; dh::BUCKETS];
+            dh::fill(records.len() as u32, &mut buckets);
+            Ok(buckets.to_vec())
+        }
+        Scheduler::Maglev => {
+            let turns = mh::Turns::new(records.iter().map(|record| record.last_weight), mh::DEFAULT_SIZE);
+            let permutation = |record: &Destination| {
+                let (port, turns) = (u16::from_be(record.port), turns.of(record.last_weight));
+                mh::Permutation::new(address_key(record), port, turns, mh::DEFAULT_SIZE)
+            };
+            let mut permutations: Vec<_> = records.iter().map(permutation).collect();
+            let mut entries = vec![0; mh::DEFAULT_SIZE as usize];
+            mh::populate(&mut permutations, &mut entries).map_err(|_| Error::Invalid)?;
+            Ok(entries)
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// A destination's address as hashing schedulers take it.
+fn address_key(record: &Destination) -> u32 {
+    match address_of(record.address, record.family) {
+        IpAddr::V4(address) => address::key_v4(address.octets()),
+        IpAddr::V6(address) => address::key_v6(address.octets()),
     }
 }
 
@@ -163,7 +200,7 @@ impl Arena {
     ///
     /// # Errors
     ///
-    /// ENOMEM when there is no room.
+    /// ENOMEM when there is no room, EINVAL for more destinations than the scheduler can have.
     pub fn replace(
         &mut self,
         maps: &Maps,
@@ -172,13 +209,16 @@ impl Arena {
         change: Change,
     ) -> Result<(), Error> {
         let Some(service) = maps.services.read(slot) else { return Err(Error::NoSuchService) };
-        let scheduler = u8::try_from(service.scheduler).ok().and_then(Scheduler::from_number);
-        let scheduler = scheduler.unwrap_or(Scheduler::None);
+        let before = u8::try_from(service.scheduler).ok().and_then(Scheduler::from_number);
+        let scheduler = match change {
+            Change::Rescheduled(scheduler) => scheduler,
+            _ => before.unwrap_or(Scheduler::None),
+        };
         let line = if set.ids.is_empty() {
             0
         } else {
-            let weights: Vec<u32> = set.ids.iter().map(|id| weight(maps, *id)).collect();
-            let lines = set.lines(&weights, scheduler, slot, service.flags, change);
+            let records: Vec<_> = set.ids.iter().filter_map(|id| maps.destinations.read(*id)).collect();
+            let lines = set.lines(&records, scheduler, slot, change)?;
             let first = self.allocate(maps, lines.len() as u32)?;
             for (line, numbers) in (first..).zip(&lines) {
                 maps.arena.write(line, numbers);
@@ -189,8 +229,4 @@ impl Arena {
         self.used.remove(&(service.set as u32));
         Ok(())
     }
-}
-
-fn weight(maps: &Maps, id: DestinationId) -> u32 {
-    maps.destinations.read(id).map_or(0, |destination| destination.weight)
 }

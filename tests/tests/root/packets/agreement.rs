@@ -15,7 +15,7 @@ use super::fixture::{
 use super::frame::{ACK, FIN, Frame, PSH, RST, SYN};
 use super::model::{Destination, Hop, Model, NoHop};
 
-const FRAMES: u32 = 30_000;
+const FRAMES: u32 = 40_000;
 const SEED: u64 = 0x7869_7076_7321;
 
 /// Seconds after which connections die, by the parity of their state; far longer than a run takes.
@@ -24,16 +24,27 @@ const TIMEOUTS: [u32; 2] = [5_000, 15_000];
 const PAUSE: u32 = 10_000;
 
 /// Services: protocol, port, scheduler; destinations: address, port, method, weight.
-type Row = (u8, u16, &'static str, &'static [(&'static str, u16, &'static str, u32)]);
+type Row = (u8, u16, &'static str, Destinations);
+type Destinations = &'static [(&'static str, u16, &'static str, u32)];
+
+/// What the services of schedulers that look at weights alone have.
+const SERVERS_WITH_WEIGHTS: Destinations =
+    &[("10.0.0.13", 90, "-m", 2), ("10.0.0.14", 90, "-m", 3), ("10.0.0.16", 90, "-m", 1)];
 
 /// The first two have a destination in common, so that answers of two connections may look alike.
-const TABLE: [Row; 6] = [
+const TABLE: [Row; 12] = [
     (6, 80, "wrr", &[("10.0.0.11", 8080, "-m", 3), ("10.0.0.12", 8080, "-m", 1), ("10.0.0.13", 80, "-g", 2)]),
     (6, 81, "wlc", &[("10.0.0.11", 8080, "-m", 2), ("10.0.0.14", 81, "-g", 1), ("10.0.0.99", 81, "-m", 1)]),
     (6, 82, "sh", &[("10.0.0.11", 82, "-g", 2), ("10.7.0.11", 82, "-m", 3), ("10.0.0.99", 82, "-g", 1)]),
     (6, 83, "lc", &[("10.0.0.18", 83, "-m", 1), ("10.66.0.1", 83, "-m", 1), ("10.0.0.1", 83, "-m", 1)]),
     (17, 53, "rr", &[("10.0.0.11", 5353, "-m", 1), ("10.0.0.12", 53, "-g", 1), ("10.7.0.11", 53, "-g", 1)]),
     (6, 84, "rr", &[]),
+    (6, 85, "sed", SERVERS_WITH_WEIGHTS),
+    (17, 86, "nq", SERVERS_WITH_WEIGHTS),
+    (6, 87, "fo", SERVERS_WITH_WEIGHTS),
+    (6, 88, "ovf", SERVERS_WITH_WEIGHTS),
+    (6, 89, "dh", SERVERS_WITH_WEIGHTS),
+    (6, 90, "mh", SERVERS_WITH_WEIGHTS),
 ];
 
 /// SplitMix64.
@@ -121,6 +132,7 @@ impl Pair {
                     key: SocketAddrV4::new(address.parse().unwrap(), *port),
                     nat: *method == "-m",
                     weight: *weight,
+                    last_weight: *weight,
                     available: false,
                     active: 0,
                     total: 0,

@@ -81,7 +81,7 @@ pub fn client(port: u16) -> SocketAddrV4 {
 const NEIGHBOURS: u8 = 8;
 /// Sets that the connection table has at most; a test may use fewer.
 const SETS: u32 = 1024;
-const DESTINATIONS: u32 = 256;
+const DESTINATIONS: u32 = 8192;
 
 /// Where a thread was before its test, and is after it: it may have other tests to run.
 struct Home {
@@ -137,7 +137,7 @@ fn sizes() -> Sizes {
         sets: SETS,
         destinations: DESTINATIONS,
         services: 64,
-        arena_lines: 4096,
+        arena_lines: 8192,
         ..Sizes::new(lifecycle::possible_cpus().unwrap())
     }
 }
@@ -437,7 +437,7 @@ impl Fixture {
     }
 
     /// Status and complaint of a command line.
-    fn try_ipvsadm(&mut self, line: &str) -> (u8, String) {
+    pub fn try_ipvsadm(&mut self, line: &str) -> (u8, String) {
         let words: Vec<OsString> =
             std::iter::once("ipvsadm").chain(line.split_whitespace()).map(Into::into).collect();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

@@ -10,11 +10,15 @@ use lb_common::connection::{self as rules, INACTIVE, NO_OUTPUT};
 use lb_common::forward::{End, take_hop, translate_network, translate_tcp, translate_udp, translation};
 use lb_common::packet::{self, Packet};
 use lb_common::reason::{Fate, Reason};
+use lb_common::scheduler::fo::WeightedFailOver;
 use lb_common::scheduler::lc::LeastConnections;
+use lb_common::scheduler::nq::NeverQueue;
+use lb_common::scheduler::ovf::WeightedOverflow;
 use lb_common::scheduler::rr::RoundRobin;
+use lb_common::scheduler::sed::ShortestExpectedDelay;
 use lb_common::scheduler::wlc::WeightedLeastConnections;
 use lb_common::scheduler::wrr::{Ladder, WeightedRoundRobin};
-use lb_common::scheduler::{Candidate, Cursor, Scheduler, address, run, sh};
+use lb_common::scheduler::{Candidate, Cursor, Scheduler, address, dh, mh, run, sh};
 use lb_common::settings::Settings;
 use lb_common::tuple::Tuple;
 
@@ -47,6 +51,8 @@ pub struct Destination {
     pub key: SocketAddrV4,
     pub nat: bool,
     pub weight: u32,
+    /// The last weight that was not 0.
+    pub last_weight: u32,
     pub available: bool,
     pub active: u32,
     pub total: u32,
@@ -125,6 +131,7 @@ impl Model {
     pub fn add_destination(&mut self, service: (u8, SocketAddrV4), number: usize) {
         self.concern(*self.destinations[number].key.ip());
         self.destinations[number].available = true;
+        self.destinations[number].last_weight = self.destinations[number].weight;
         self.change(service, |service| {
             service.list.insert(0, number);
             service.cursor = service.cursor.after_insertion();
@@ -142,6 +149,9 @@ impl Model {
 
     pub fn edit_weight(&mut self, service: (u8, SocketAddrV4), number: usize, weight: u32) {
         self.destinations[number].weight = weight;
+        if weight != 0 {
+            self.destinations[number].last_weight = weight;
+        }
         self.change(service, |_| {});
     }
 
@@ -284,6 +294,7 @@ impl Model {
         }
         let weights: Vec<u32> = candidates.iter().map(|candidate| candidate.weight).collect();
         let cursor = service.cursor;
+        let usable = |position: u32| candidates[position as usize].usable();
         let (position, cursor) = match service.scheduler {
             Scheduler::RoundRobin => run(RoundRobin::new(cursor), &candidates),
             Scheduler::WeightedRoundRobin => {
@@ -293,12 +304,33 @@ impl Model {
             Scheduler::WeightedLeastConnections => {
                 (run(WeightedLeastConnections::new(), &candidates).0, cursor)
             }
+            Scheduler::ShortestExpectedDelay => (run(ShortestExpectedDelay::new(), &candidates).0, cursor),
+            Scheduler::NeverQueue => (run(NeverQueue::new(), &candidates).0, cursor),
+            Scheduler::WeightedFailOver => (run(WeightedFailOver::new(), &candidates).0, cursor),
+            Scheduler::WeightedOverflow => (run(WeightedOverflow::new(), &candidates).0, cursor),
             Scheduler::SourceHash => {
                 let mut table = [0; sh::BUCKETS];
                 sh::fill(&weights, &mut table);
                 let bucket = sh::bucket(address::key_v4(tuple.source().octets()), 0);
-                let usable = |position: u32| candidates[position as usize].usable();
                 (sh::pick(&table, bucket, false, usable), cursor)
+            }
+            Scheduler::DestinationHash => {
+                let mut table = [0; dh::BUCKETS];
+                dh::fill(candidates.len() as u32, &mut table);
+                let bucket = dh::bucket(address::key_v4(tuple.destination().octets()));
+                (Some(table[bucket as usize]).filter(|position| usable(*position)), cursor)
+            }
+            Scheduler::Maglev => {
+                let list = || service.list.iter().map(|number| &self.destinations[*number]);
+                let turns = mh::Turns::new(list().map(|it| it.last_weight), mh::DEFAULT_SIZE);
+                let order = |it: &Destination| {
+                    let key = address::key_v4(it.key.ip().octets());
+                    mh::Permutation::new(key, it.key.port(), turns.of(it.last_weight), mh::DEFAULT_SIZE)
+                };
+                let mut table = vec![0; mh::DEFAULT_SIZE as usize];
+                mh::populate(&mut list().map(order).collect::<Vec<_>>(), &mut table).unwrap();
+                let key = address::key_v4(tuple.source().octets());
+                (mh::pick(&table, key, 0, false, usable), cursor)
             }
             other => panic!("{other}"),
         };

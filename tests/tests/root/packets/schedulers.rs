@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::reason::Reason;
+use lb_common::scheduler::{mh, sh};
+use lb_common::service::MAX_DESTINATIONS;
 
 use super::fixture::{Action, CLIENTS, Fixture, SERVERS, VIP, client, server};
 use super::frame::{Frame, RST, SYN};
@@ -35,7 +37,7 @@ fn sequence(fixture: &Fixture, ports: std::ops::Range<u16>) -> Vec<u8> {
 
 #[test]
 fn each_begins_as_the_kernel_does() {
-    let rows: [(&str, &[u32], &[u8]); 8] = [
+    let rows: [(&str, &[u32], &[u8]); 12] = [
         ("rr", &[1, 1, 1], &[3, 2, 1, 3, 2, 1, 3]),
         ("rr", &[5, 0, 1], &[3, 1, 3, 1]),
         ("wrr", &[3, 1, 2], &[3, 2, 1, 1, 3, 1, 3, 2, 1, 1, 3, 1]),
@@ -43,6 +45,10 @@ fn each_begins_as_the_kernel_does() {
         ("lc", &[3, 1, 2], &[3, 2, 1, 3, 2, 1, 3]),
         ("lc", &[3, 0, 2], &[3, 1, 3, 1]),
         ("wlc", &[3, 1, 2], &[3, 2, 1, 1, 3, 1, 3, 2, 1, 1, 3, 1]),
+        ("sed", &[3, 1, 2], &[1, 3, 1, 3, 2, 1, 1, 3]),
+        ("nq", &[3, 1, 2], &[3, 2, 1, 1, 3]),
+        ("fo", &[2, 9, 9, 0], &[3, 3, 3]),
+        ("ovf", &[2, 1, 3], &[3, 3, 3, 3, 1, 1, 1, 2, 2, 0, 0]),
         ("none", &[1, 1], &[0, 0]),
     ];
     for (scheduler, weights, wanted) in rows {
@@ -111,6 +117,193 @@ fn sh_puts_clients_where_the_kernel_does() {
         let wanted = [3, 3, 2, 0][bucket % 4];
         assert_eq!(connect(&fixture, SocketAddrV4::new(client, 50000)), wanted, "{client}");
     }
+}
+
+/// Vectors of the kernel: the buckets of these clients and ports in a table of sh.
+const SH_BUCKETS: [([u8; 4], u16, usize); 3] =
+    [([10, 0, 0, 2], 12345, 232), ([192, 168, 1, 10], 40000, 156), ([10, 0, 0, 2], 0, 137)];
+
+#[test]
+fn sh_port_and_sh_fallback_lead_where_the_kernels_do() {
+    let mut fixture = service("sh", &[3, 1, 2]);
+    fixture.ipvsadm("-E -t 192.168.1.100:80 -s sh -b sh-port");
+    for (client, port, bucket) in &SH_BUCKETS[..2] {
+        let from = SocketAddrV4::new((*client).into(), *port);
+        assert_eq!(connect(&fixture, from), [3, 3, 2, 1, 1, 1][bucket % 6], "{from}");
+    }
+    // With destination 3 gone from 3 2 1 1 1 3 ..., its buckets lead on from twice their number.
+    fixture.ipvsadm(
+        "-E -t 192.168.1.100:80 -s sh -b sh-fallback
+         -e -t 192.168.1.100:80 -r 10.0.0.13:80 -m -w 0",
+    );
+    let table = [3, 2, 1, 1, 1];
+    let usable = |bucket: usize| Some(table[bucket % 256 % 5]).filter(|number| *number != 3);
+    let mut led_on = 0;
+    for (last, bucket) in
+        (0..=255u8).map(|last| (last, sh::bucket(0xcb00_7100 + u32::from(last), 0) as usize))
+    {
+        let wanted = usable(bucket).unwrap_or_else(|| {
+            led_on += 1;
+            (0..256).find_map(|offset| usable((2 * bucket + offset) % 256)).unwrap()
+        });
+        let from = SocketAddrV4::new([203, 0, 113, last].into(), 50000);
+        assert_eq!(connect(&fixture, from), wanted, "{from}");
+    }
+    assert!(led_on > 20, "{led_on}");
+    // No other one either.
+    fixture.ipvsadm(
+        "-e -t 192.168.1.100:80 -r 10.0.0.11:80 -m -w 0
+         -e -t 192.168.1.100:80 -r 10.0.0.12:80 -m -w 0",
+    );
+    assert_eq!(connect(&fixture, client(50001)), 0);
+}
+
+#[test]
+fn dh_goes_by_the_virtual_address_alone() {
+    // A vector of the kernel: 10.0.0.100 has bucket 248, and buckets hold 3 2 1 over and over.
+    let virtual_address = SocketAddrV4::new([10, 0, 0, 100].into(), 80);
+    let mut fixture = Fixture::configured(
+        "-A -t 10.0.0.100:80 -s dh
+         -a -t 10.0.0.100:80 -r 10.0.0.11:80 -m -w 3
+         -a -t 10.0.0.100:80 -r 10.0.0.12:80 -m -w 1
+         -a -t 10.0.0.100:80 -r 10.0.0.13:80 -m -w 2",
+    );
+    let to = |fixture: &Fixture, from: SocketAddrV4| {
+        let outcome = fixture.send(CLIENTS, &Frame::tcp(from, virtual_address, SYN).bytes());
+        if outcome.action == Action::Redirect { outcome.bytes[33] - 10 } else { 0 }
+    };
+    for from in [client(40000), SocketAddrV4::new([203, 0, 113, 7].into(), 1)] {
+        assert_eq!(to(&fixture, from), 1);
+    }
+    // An edit moves nothing, not even to weight 0, and there is no fallback.
+    fixture.ipvsadm("-e -t 10.0.0.100:80 -r 10.0.0.11:80 -m -w 0");
+    assert_eq!(to(&fixture, client(40001)), 0);
+    // A new destination goes to the head: 4 3 2 1, and 248 is a multiple of four.
+    fixture.ipvsadm("-a -t 10.0.0.100:80 -r 10.0.0.14:80 -m");
+    assert_eq!(to(&fixture, client(40002)), 4);
+}
+
+/// Where Maglev hashing of the kernel puts a client, with destinations 10.0.0.11 ... of these last weights.
+fn maglev(last_weights: &[u32], from: SocketAddrV4, with_port: bool, usable: impl Fn(u8) -> bool) -> u8 {
+    let size = mh::DEFAULT_SIZE;
+    let turns = mh::Turns::new(last_weights.iter().copied(), size);
+    let destinations: Vec<u8> = (1..=last_weights.len() as u8).rev().collect();
+    let mut permutations: Vec<_> = destinations
+        .iter()
+        .map(|number| {
+            let turns = turns.of(last_weights[usize::from(*number) - 1]);
+            mh::Permutation::new(0x0a00_000a + u32::from(*number), 80, turns, size)
+        })
+        .collect();
+    let mut table = vec![0; size as usize];
+    mh::populate(&mut permutations, &mut table).unwrap();
+    let port = if with_port { from.port() } else { 0 };
+    mh::pick(&table, u32::from(*from.ip()), port, true, |position| usable(destinations[position as usize]))
+        .map_or(0, |position| destinations[position as usize])
+}
+
+#[test]
+fn mh_follows_its_table_over_edits() {
+    let mut fixture = service("mh", &[3, 1, 2]);
+    let clients =
+        || (0..60u8).map(|last| SocketAddrV4::new([203, 0, 113, last].into(), 40000 + u16::from(last)));
+    for from in clients() {
+        assert_eq!(connect(&fixture, from), maglev(&[3, 1, 2], from, false, |_| true), "{from}");
+    }
+    // Weight 0 leaves the table as it is; its clients get none, or with mh-fallback another.
+    fixture.ipvsadm("-e -t 192.168.1.100:80 -r 10.0.0.11:80 -m -w 0");
+    for from in clients().map(|from| SocketAddrV4::new(*from.ip(), from.port() + 100)) {
+        let own = maglev(&[3, 1, 2], from, false, |_| true);
+        assert_eq!(connect(&fixture, from), if own == 1 { 0 } else { own }, "{from}");
+    }
+    fixture.ipvsadm("-E -t 192.168.1.100:80 -s mh -b mh-fallback,mh-port");
+    for from in clients().map(|from| SocketAddrV4::new(*from.ip(), from.port() + 200)) {
+        assert_eq!(connect(&fixture, from), maglev(&[3, 1, 2], from, true, |number| number != 1), "{from}");
+    }
+    // Another weight makes another table.
+    fixture.ipvsadm("-e -t 192.168.1.100:80 -r 10.0.0.11:80 -m -w 1");
+    for from in clients().map(|from| SocketAddrV4::new(*from.ip(), from.port() + 300)) {
+        assert_eq!(connect(&fixture, from), maglev(&[1, 1, 2], from, true, |_| true), "{from}");
+    }
+}
+
+#[test]
+fn udp_counts_as_idle() {
+    for (scheduler, wanted) in [("sed", 1), ("nq", 3), ("ovf", 1)] {
+        let mut fixture = Fixture::configured(&format!("-A -u 192.168.1.100:80 -s {scheduler}"));
+        for (number, weight) in [(11, 3), (12, 1), (13, 2)] {
+            fixture.ipvsadm(&format!("-a -u 192.168.1.100:80 -r 10.0.0.{number}:80 -m -w {weight}"));
+        }
+        for port in 40000..40010 {
+            let bytes = fixture.send(CLIENTS, &Frame::udp(client(port), VIP).bytes()).bytes;
+            assert_eq!(bytes[33] - 10, wanted, "{scheduler}");
+        }
+    }
+}
+
+#[test]
+fn twos_draws_by_weight_and_takes_the_idler_one() {
+    let mut fixture = service("twos", &[1, 0, 1, 1]);
+    let got = sequence(&fixture, 40000..40300);
+    let share = |number: u8| got.iter().filter(|choice| **choice == number).count();
+    // Two choices keep counts close together; one choice would have a standard deviation of 8.
+    assert_eq!(share(2), 0);
+    assert!([1, 3, 4].iter().all(|number| (70..=130).contains(&share(*number))), "{got:?}");
+    fixture.ipvsadm(
+        "-e -t 192.168.1.100:80 -r 10.0.0.11:80 -m -w 0
+         -e -t 192.168.1.100:80 -r 10.0.0.13:80 -m -w 0",
+    );
+    assert_eq!(sequence(&fixture, 41000..41020), [4; 20]);
+    fixture.ipvsadm("-e -t 192.168.1.100:80 -r 10.0.0.14:80 -m -w 0");
+    assert_eq!(connect(&fixture, client(42000)), 0);
+}
+
+#[test]
+fn thresholds_keep_every_scheduler_away() {
+    for scheduler in ["rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "sh", "dh", "mh", "twos"] {
+        let mut fixture = Fixture::configured(&format!("-A -t 192.168.1.100:80 -s {scheduler}"));
+        fixture.ipvsadm("-a -t 192.168.1.100:80 -r 10.0.0.11:80 -m -w 5 -x 3 -y 2");
+        assert_eq!(sequence(&fixture, 40000..40005), [1, 1, 1, 0, 0], "{scheduler}");
+        // Ended ones make room again when fewer than the lower threshold are left.
+        fixture.ipvsadm("-e -t 192.168.1.100:80 -r 10.0.0.11:80 -m -w 5 -x 5 -y 5");
+        assert_eq!(sequence(&fixture, 41000..41003), [1, 1, 0], "{scheduler}");
+    }
+}
+
+#[test]
+fn a_service_may_have_4096_destinations() {
+    let mut fixture = Fixture::configured("-A -t 192.168.1.100:80 -s rr");
+    let address = |number: u32| Ipv4Addr::from(0x0a01_0000 + number);
+    for number in 0..MAX_DESTINATIONS {
+        fixture.ipvsadm(&format!("-a -t 192.168.1.100:80 -r {}:80 -m -w 2", address(number)));
+    }
+    let last = Ipv4Addr::from(0x0a01_0000);
+    let to = |fixture: &Fixture, port: u16| {
+        let bytes = fixture.send(CLIENTS, &Frame::tcp(client(port), VIP, SYN).bytes()).bytes;
+        Ipv4Addr::from([bytes[30], bytes[31], bytes[32], bytes[33]])
+    };
+    assert_eq!(to(&fixture, 40000), address(MAX_DESTINATIONS - 1));
+    // The last in the list alone is the heaviest, or the only one: every scheduler that scans comes to it.
+    fixture.ipvsadm(&format!("-e -t 192.168.1.100:80 -r {last}:80 -m -w 9"));
+    for (port, scheduler) in (41000..).zip(["fo", "ovf", "sed", "wlc"]) {
+        fixture.ipvsadm(&format!("-E -t 192.168.1.100:80 -s {scheduler}"));
+        assert_eq!(to(&fixture, port), if scheduler == "wlc" { address(MAX_DESTINATIONS - 2) } else { last });
+    }
+    // Tables of hashes reach all of them: 256 buckets the newest, Maglev's 4,093 not even that many.
+    fixture.ipvsadm("-E -t 192.168.1.100:80 -s sh");
+    let bucket = sh::bucket(u32::from(*client(0).ip()), 0);
+    // Each weighs two and takes two buckets.
+    assert_eq!(to(&fixture, 42000), address(MAX_DESTINATIONS - 1 - bucket / 2));
+    let (status, _) = fixture.try_ipvsadm("-E -t 192.168.1.100:80 -s mh");
+    assert_ne!(status, 0);
+    for number in 0..3 {
+        fixture.ipvsadm(&format!("-d -t 192.168.1.100:80 -r {}:80", address(number)));
+    }
+    fixture.ipvsadm("-E -t 192.168.1.100:80 -s mh");
+    to(&fixture, 43000);
+    // One more is one too many.
+    let (status, said) = fixture.try_ipvsadm("-a -t 192.168.1.100:80 -r 10.1.0.0:80 -m");
+    assert_ne!((status, said), (0, String::new()));
 }
 
 #[test]
