@@ -11,8 +11,9 @@ use crate::command::{self, run as run_command};
 use crate::need::Group;
 use crate::{build, setup};
 
-/// What the virtual machine does before it runs tests: it has no BPF file system and no IPVS yet.
-const PREPARE: &str = r#"mount -t bpf bpf /sys/fs/bpf && modprobe ip_vs && exec "$@""#;
+/// What the virtual machine does before it runs tests: it has no BPF file system, no IPVS and no TAP
+/// interfaces yet.
+const PREPARE: &str = r#"mount -t bpf bpf /sys/fs/bpf && modprobe --all ip_vs tun && exec "$@""#;
 
 /// Which of the tests that need root run on the oldest kernel too: all that look at what the program does with a
 /// packet, and some with real traffic. The rest is about commands, not about the kernel, and takes many minutes

@@ -4,9 +4,11 @@
 
 mod command_line;
 mod configuration;
+mod differential;
 mod director;
 mod follow;
 
+use std::fs::File;
 use std::io::Write;
 use std::ops::{Deref, DerefMut};
 use std::process::{Command, Output, Stdio};
@@ -17,11 +19,17 @@ use xipvs::director::xdp::Xdp;
 use xipvs::director::xdp::lifecycle;
 use xipvs::director::xdp::sizes::Sizes;
 
-/// Kernel IPVS in a new network namespace, which the calling thread is in from now on.
-fn kernel() -> Kernel {
+/// A new network namespace, which the calling thread is in from now on.
+fn namespace() -> File {
     unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace needs root");
     // Without any address there is no routing table, and every destination counts as broadcast.
     shell("ip link set lo up");
+    File::open("/proc/thread-self/ns/net").unwrap()
+}
+
+/// Kernel IPVS in a new network namespace.
+fn kernel() -> Kernel {
+    namespace();
     Kernel::open().expect("these tests need kernel IPVS: `cargo xtask test` runs them in the reference VM")
 }
 
