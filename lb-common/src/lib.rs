@@ -22,4 +22,5 @@ pub mod scheduler;
 pub mod service;
 pub mod settings;
 pub mod stats;
+pub mod sync;
 pub mod tuple;
