@@ -1,5 +1,6 @@
 //! Loading, attaching, detaching: that they do what they say, whenever they are cut short, and leave nothing.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -202,8 +203,11 @@ fn the_kernel_keeps_next_hops_resolved() -> Result<()> {
         "neighbour add 10.0.0.77 lladdr 02:00:00:00:00:77 dev servers",
     ])?;
     let manage = |address: Ipv4Addr| {
-        lab.director
-            .enter(|| -> Result<Managed> { Ok(neighbour::manage(&mut Routing::open()?, address)?) })?
+        lab.director.enter(|| -> Result<Managed> {
+            let mut routing = Routing::open()?;
+            let way = routing.way(address)?;
+            Ok(neighbour::manage(&mut routing, address, way)?)
+        })?
     };
     let entry = |address: Ipv4Addr| lab.director.run(&format!("ip neighbour show {address}"));
 
@@ -226,8 +230,7 @@ fn the_kernel_keeps_next_hops_resolved() -> Result<()> {
     assert_eq!(manage(other)?, Managed::Kept);
     lab.director.enter(|| -> Result<()> {
         let mut routing = Routing::open()?;
-        neighbour::forget(&mut routing, near)?;
-        Ok(neighbour::forget(&mut routing, other)?)
+        Ok(neighbour::forget(&mut routing, &HashSet::from([near, other]))?)
     })??;
     assert_eq!(entry(near)?, "");
     assert!(entry(other)?.contains("managed"), "{}", entry(other)?);

@@ -7,3 +7,4 @@ mod golden_xdp;
 mod lab;
 mod lifecycle;
 mod packets;
+mod speed;

@@ -3,7 +3,7 @@
 //! A deleted destination keeps its slot while connections refer to it and for two minutes after, as IPVS's
 //! trash does. Added again to the same service in that time it is the same destination, with its connections.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem::offset_of;
 use std::net::IpAddr;
 
@@ -49,8 +49,6 @@ impl Identity {
 pub struct Slots {
     free: Vec<DestinationId>,
     deleted: HashMap<Identity, DestinationId>,
-    /// How many configured destinations each address has.
-    addresses: HashMap<[u8; 16], u32>,
 }
 
 impl Slots {
@@ -59,9 +57,7 @@ impl Slots {
         let mut slots = Self::default();
         for id in (0..maps.settings().destinations_used).rev() {
             match maps.destinations.read(id) {
-                Some(record) if record.status & AVAILABLE != 0 => {
-                    *slots.addresses.entry(record.address).or_default() += 1;
-                }
+                Some(record) if record.status & AVAILABLE != 0 => {}
                 Some(record) if record.status & IN_USE != 0 => {
                     slots.deleted.insert(Identity::of(&record), id);
                 }
@@ -95,7 +91,6 @@ impl Slots {
             ..Record::new_zeroed()
         };
         record.load.service_serial = service.serial;
-        *self.addresses.entry(record.address).or_default() += 1;
         // The program must look at packets of this address before the destination can get any.
         repair::concern(maps, record.address);
         if let Some(id) = self.deleted.remove(&Identity::of(&record)) {
@@ -193,16 +188,28 @@ pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination) {
     }
 }
 
-/// Marks a destination as deleted; its set has it no more. Returns its address if no other has that.
+/// Marks a destination as deleted; its set has it no more. Returns its address.
 pub fn delete(maps: &Maps, slots: &mut Slots, id: DestinationId) -> Option<IpAddr> {
     let record = maps.destinations.read(id)?;
     let deleted_at = offset_of!(Record, load) + offset_of!(Load, deleted_at);
     maps.destinations.store_u32(id, deleted_at, maps.settings().swept_at);
     store_status(maps, id, IN_USE);
     slots.deleted.insert(Identity::of(&record), id);
-    let left = slots.addresses.get_mut(&record.address)?;
-    *left = left.saturating_sub(1);
-    (*left == 0).then(|| address_of(record.address, record.family))
+    Some(address_of(record.address, record.family))
+}
+
+/// Those of the addresses that no configured destination has.
+pub fn unused(maps: &Maps, addresses: impl IntoIterator<Item = IpAddr>) -> HashSet<IpAddr> {
+    let mut unused: HashSet<IpAddr> = addresses.into_iter().collect();
+    for record in (0..maps.settings().destinations_used).filter_map(|id| maps.destinations.read(id)) {
+        if unused.is_empty() {
+            break;
+        }
+        if record.status & AVAILABLE != 0 {
+            unused.remove(&address_of(record.address, record.family));
+        }
+    }
+    unused
 }
 
 /// A destination's address and port.

@@ -3,32 +3,50 @@
 //! The kernel and the packet program read and write the same memory at any time, so that nothing here hands
 //! out a reference into it: records are copied in and out, and words that both sides change are stored whole.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::marker::PhantomData;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// An array map in memory.
+/// An array map in memory, mapped when it is first looked at.
+///
+/// The kernel enters every page into the process when it maps an array: milliseconds for the large ones, and many commands
+/// look at a small part of the maps.
 #[derive(Debug)]
 pub struct Mapped<T> {
-    memory: MmapRaw,
+    map: OwnedFd,
+    memory: OnceLock<MmapRaw>,
     count: u32,
     kind: PhantomData<T>,
 }
 
 impl<T: FromBytes + IntoBytes + Copy> Mapped<T> {
-    /// Maps `count` elements of a map.
+    /// The first `count` elements of a map.
     ///
     /// # Errors
     ///
-    /// What the kernel says when it refuses, such as for a map that has fewer elements.
+    /// When the process may not have another file descriptor.
     pub fn new(map: BorrowedFd<'_>, count: u32) -> std::io::Result<Self> {
-        let length = (count as usize * size_of::<T>()).next_multiple_of(page_size());
-        let memory = MmapOptions::new().len(length).map_raw(&map)?;
-        Ok(Self { memory, count, kind: PhantomData })
+        Ok(Self { map: map.try_clone_to_owned()?, memory: OnceLock::new(), count, kind: PhantomData })
+    }
+
+    /// The beginning of the memory.
+    ///
+    /// That a map which is open cannot be mapped means that there is no memory for it, and ends the process as for any
+    /// other memory.
+    fn start(&self) -> *mut T {
+        let memory = self.memory.get_or_init(|| {
+            let length = (self.count as usize * size_of::<T>()).next_multiple_of(page_size());
+            MmapOptions::new().len(length).map_raw(&self.map).unwrap_or_else(|_| {
+                handle_alloc_error(Layout::array::<T>(self.count as usize).unwrap_or(Layout::new::<T>()))
+            })
+        });
+        memory.as_mut_ptr().cast()
     }
 
     /// Elements in the map.
@@ -41,7 +59,7 @@ impl<T: FromBytes + IntoBytes + Copy> Mapped<T> {
             return None;
         }
         // SAFETY: the index was checked, and the memory is at least so many elements long.
-        NonNull::new(unsafe { self.memory.as_mut_ptr().cast::<T>().add(index as usize) })
+        NonNull::new(unsafe { self.start().add(index as usize) })
     }
 
     /// A copy of an element.

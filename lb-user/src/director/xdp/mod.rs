@@ -54,11 +54,23 @@ pub struct Xdp {
 }
 
 /// What a process has found out about the table, true as long as the table's revision is the same.
-#[derive(Debug)]
+///
+/// Each part is found out when it is first asked for: that reads every record, and one command of many needs neither.
+#[derive(Debug, Default)]
 struct Known {
     revision: u32,
-    arena: Arena,
-    slots: Slots,
+    arena: Option<Arena>,
+    slots: Option<Slots>,
+}
+
+impl Known {
+    fn arena(&mut self, maps: &Maps) -> &mut Arena {
+        self.arena.get_or_insert_with(|| Arena::of(maps))
+    }
+
+    fn slots(&mut self, maps: &Maps) -> &mut Slots {
+        self.slots.get_or_insert_with(|| Slots::of(maps))
+    }
 }
 
 impl Xdp {
@@ -116,7 +128,7 @@ impl Xdp {
         }
         let mut known = match self.known.take() {
             Some(known) if settings.changing == 0 && known.revision == settings.revision => known,
-            _ => Known { revision: 0, arena: Arena::of(&self.maps), slots: Slots::of(&self.maps) },
+            _ => Known::default(),
         };
         self.maps.settings.store_u32(0, offset_of!(Settings, changing), 1);
         let answer = body(&mut self.maps, &mut known);
@@ -186,7 +198,7 @@ impl Director for Xdp {
             // First what may be refused: then everything stays as it was.
             if record.scheduler != scheduler as u32 {
                 let set = set::read(maps, &record);
-                known.arena.replace(maps, slot, &set, Change::Rescheduled(scheduler))?;
+                known.arena(maps).replace(maps, slot, &set, Change::Rescheduled(scheduler))?;
             }
             service::store_settings(maps, slot, service, scheduler);
             Ok(())
@@ -196,23 +208,23 @@ impl Director for Xdp {
     fn delete_service(&mut self, key: &ServiceKey) -> Result<()> {
         let unused = self.change(|maps, known| {
             let (slot, _) = service::find(maps, key)?;
-            let unused = delete_service(maps, known, slot);
+            let addresses = delete_service(maps, known, slot);
             repair::refresh(maps);
-            Ok(unused)
+            Ok(destination::unused(maps, addresses))
         })?;
-        unused.into_iter().for_each(|address| self.next_hops.forget(address));
+        self.next_hops.forget(unused);
         Ok(())
     }
 
     fn flush(&mut self) -> Result<()> {
         let unused = self.change(|maps, known| {
             let slots: Vec<u32> = service::all(maps).map(|(slot, _)| slot).collect();
-            let unused: Vec<_> =
+            let addresses: Vec<_> =
                 slots.into_iter().flat_map(|slot| delete_service(maps, known, slot)).collect();
             repair::refresh(maps);
-            Ok(unused)
+            Ok(destination::unused(maps, addresses))
         })?;
-        unused.into_iter().for_each(|address| self.next_hops.forget(address));
+        self.next_hops.forget(unused);
         Ok(())
     }
 
@@ -230,10 +242,10 @@ impl Director for Xdp {
             if set.ids.len() as u32 >= lb_common::service::MAX_DESTINATIONS {
                 return Err(Error::Errno(libc::ENOMEM));
             }
-            let id = known.slots.place(maps, slot, &record, destination)?;
+            let id = known.slots(maps).place(maps, slot, &record, destination)?;
             set.ids.insert(0, id);
-            known.arena.replace(maps, slot, &set, Change::Added).inspect_err(|_| {
-                destination::delete(maps, &mut known.slots, id);
+            known.arena(maps).replace(maps, slot, &set, Change::Added).inspect_err(|_| {
+                destination::delete(maps, known.slots(maps), id);
             })
         })?;
         self.next_hops.manage(address);
@@ -247,7 +259,7 @@ impl Director for Xdp {
             let set = set::read(maps, &record);
             let position = position(maps, &set, &destination.key).ok_or(Error::NoSuchDestination)?;
             destination::edit(maps, set.ids[position], destination);
-            known.arena.replace(maps, slot, &set, Change::Edited)
+            known.arena(maps).replace(maps, slot, &set, Change::Edited)
         })
     }
 
@@ -257,11 +269,12 @@ impl Director for Xdp {
             let mut set = set::read(maps, &record);
             let position = position(maps, &set, destination).ok_or(Error::NoSuchDestination)?;
             let id = set.ids.remove(position);
-            known.arena.replace(maps, slot, &set, Change::Removed(position as u32))?;
+            known.arena(maps).replace(maps, slot, &set, Change::Removed(position as u32))?;
             service::part(maps, slot, id);
-            Ok(destination::delete(maps, &mut known.slots, id))
+            let address = destination::delete(maps, known.slots(maps), id);
+            Ok(destination::unused(maps, address))
         })?;
-        unused.into_iter().for_each(|address| self.next_hops.forget(address));
+        self.next_hops.forget(unused);
         Ok(())
     }
 
@@ -323,18 +336,18 @@ fn position(maps: &Maps, set: &DestinationSet, key: &DestinationKey) -> Option<u
     set.ids.iter().position(|id| destination::key(maps, *id) == Some(*key))
 }
 
-/// Deletes a service and its destinations, but for what follows from the records. Returns the addresses that no
-/// destination has any more.
+/// Deletes a service and its destinations, but for what follows from the records. Returns the destinations' addresses.
 fn delete_service(maps: &mut Maps, known: &mut Known, slot: u32) -> Vec<IpAddr> {
     let Some(record) = maps.services.read(slot) else { return Vec::new() };
     maps.leave(&service::index_key(&record));
     let set = set::read(maps, &record);
     // No room is needed to have no destinations.
-    let _ =
-        known.arena.replace(maps, slot, &DestinationSet { ids: Vec::new(), ..set.clone() }, Change::Edited);
-    let unused = set.ids.iter().filter_map(|id| destination::delete(maps, &mut known.slots, *id)).collect();
+    let emptied = DestinationSet { ids: Vec::new(), ..set.clone() };
+    let _ = known.arena(maps).replace(maps, slot, &emptied, Change::Edited);
+    let addresses =
+        set.ids.iter().filter_map(|id| destination::delete(maps, known.slots(maps), *id)).collect();
     service::free(maps, slot);
-    unused
+    addresses
 }
 
 /// An address as it lies in a record: an IPv4 address in the first four bytes.

@@ -4,6 +4,8 @@
 //! kernel resolves at once and again whenever it would grow old (`NTF_EXT_MANAGED`, Linux 5.16). Ours bear
 //! a protocol number by which they are told from those of others, which are left alone.
 
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::net::Ipv4Addr;
 
 use rtnetlink::packet_route::neighbour::{
@@ -33,17 +35,17 @@ pub enum Managed {
     NoRoute,
 }
 
-/// Has the kernel keep the next hop towards a destination resolved.
+/// Has the kernel keep the next hop towards a destination resolved, which is this way.
 ///
 /// # Errors
 ///
 /// When the kernel refuses, as for an interface that has no neighbours.
-pub fn manage(routing: &mut Routing, destination: Ipv4Addr) -> Result<Managed, Error> {
-    manage_inner(routing, destination).map_err(|error| failed(destination, &error))
+pub fn manage(routing: &mut Routing, destination: Ipv4Addr, way: Way) -> Result<Managed, Error> {
+    manage_inner(routing, destination, way).map_err(|error| failed(&destination, &error))
 }
 
-fn manage_inner(routing: &mut Routing, destination: Ipv4Addr) -> Result<Managed, Refusal> {
-    let (interface, address) = match routing.way(destination)? {
+fn manage_inner(routing: &mut Routing, destination: Ipv4Addr, way: Way) -> Result<Managed, Refusal> {
+    let (interface, address) = match way {
         Way::Neighbour { interface, address } => (interface, address),
         Way::Local => return Ok(Managed::Local),
         Way::Many | Way::None => return Ok(Managed::NoRoute),
@@ -74,14 +76,17 @@ fn manage_inner(routing: &mut Routing, destination: Ipv4Addr) -> Result<Managed,
     }
 }
 
-/// Gives the entry for a destination that is no more back to the kernel; a gateway's stays until the end.
+/// Gives the entries for destinations that are no more back to the kernel; a gateway's stays until the end.
 ///
 /// # Errors
 ///
 /// When the kernel refuses.
-pub fn forget(routing: &mut Routing, destination: Ipv4Addr) -> Result<(), Error> {
-    forget_those(routing, |entry| ours(entry) == Some(DESTINATION) && address_of(entry) == Some(destination))
-        .map_err(|error| failed(destination, &error))
+pub fn forget(routing: &mut Routing, destinations: &HashSet<Ipv4Addr>) -> Result<(), Error> {
+    let is_one = |entry: &NeighbourMessage| {
+        ours(entry) == Some(DESTINATION)
+            && address_of(entry).is_some_and(|address| destinations.contains(&address))
+    };
+    forget_those(routing, is_one).map_err(|error| failed(&"destinations that are no more", &error))
 }
 
 /// Gives all entries of ours back.
@@ -105,7 +110,7 @@ fn forget_those(routing: &mut Routing, which: impl Fn(&NeighbourMessage) -> bool
     Ok(())
 }
 
-fn failed(destination: Ipv4Addr, error: &Refusal) -> Error {
+fn failed(destination: &dyn Display, error: &Refusal) -> Error {
     Error::Unavailable(format!("no managed neighbour for {destination}: {error}"))
 }
 

@@ -14,7 +14,8 @@ use crate::director::{Error, Result};
 pub struct NextHops {
     routing: Option<Routing>,
     ways: HashMap<Ipv4Addr, Way>,
-    managed: HashSet<Ipv4Addr>,
+    /// The neighbours that were made managed ones: as destinations themselves, or as gateways.
+    managed: HashSet<(Ipv4Addr, bool)>,
 }
 
 impl NextHops {
@@ -43,19 +44,34 @@ impl NextHops {
     /// the first ones of a connection may wait for the stack.
     pub fn manage(&mut self, address: IpAddr) {
         let IpAddr::V4(address) = address else { return };
-        if self.managed.insert(address)
+        let Some(way) = self.ways.get(&address).copied() else { return };
+        let next_hop = match way {
+            Way::Neighbour { address, .. } => address,
+            Way::Local | Way::Many | Way::None => return,
+        };
+        // Behind one gateway there may be thousands.
+        if self.managed.insert((next_hop, next_hop != address))
             && let Ok(routing) = self.routing()
         {
-            let _ = neighbour::manage(routing, address);
+            let _ = neighbour::manage(routing, address, way);
         }
     }
 
-    /// Gives the entry for an address back that no destination has any more.
-    pub fn forget(&mut self, address: IpAddr) {
-        let IpAddr::V4(address) = address else { return };
-        self.managed.remove(&address);
+    /// Gives the entries for addresses back that no destination has any more.
+    pub fn forget(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let addresses: HashSet<Ipv4Addr> = addresses
+            .into_iter()
+            .filter_map(|address| match address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        if addresses.is_empty() {
+            return;
+        }
+        self.managed.retain(|(address, is_gateway)| *is_gateway || !addresses.contains(address));
         if let Ok(routing) = self.routing() {
-            let _ = neighbour::forget(routing, address);
+            let _ = neighbour::forget(routing, &addresses);
         }
     }
 }

@@ -70,9 +70,10 @@ pub fn repair(maps: &mut Maps) -> Result<()> {
         .filter(|(id, record)| record.status & AVAILABLE != 0 && !members.contains(id))
         .map(|(id, _)| id)
         .collect();
+    let mut slots = destination::Slots::default();
     for id in orphans {
         // Its neighbour entry stays until the end: nothing depends on it.
-        let _ = destination::delete(maps, &mut destination::Slots::default(), id);
+        let _ = destination::delete(maps, &mut slots, id);
     }
     refresh(maps);
     Ok(())
