@@ -71,7 +71,7 @@ impl FileNames {
                     names.hosts.entry(address).or_insert_with(|| name.into());
                 }
                 if let IpAddr::V4(address) = address {
-                    names.addresses.entry(name.into()).or_insert(address);
+                    names.addresses.entry(name.to_ascii_lowercase()).or_insert(address);
                 }
             }
         }
@@ -81,7 +81,7 @@ impl FileNames {
 
 impl Names for FileNames {
     fn address_of(&self, host: &str) -> Option<Ipv4Addr> {
-        self.addresses.get(host).copied()
+        self.addresses.get(&host.to_ascii_lowercase()).copied()
     }
 
     fn host_of(&self, address: IpAddr) -> Option<String> {
@@ -157,6 +157,7 @@ mod tests {
         );
         assert_eq!(names.host_of("10.0.0.1".parse().unwrap()).as_deref(), Some("first.test"));
         assert_eq!(names.address_of("second.test"), Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(names.address_of("FIRST.test"), Some(Ipv4Addr::new(10, 0, 0, 1)));
         assert_eq!(names.address_of("six.test"), None);
         assert_eq!(names.port_of("www", Protocol::Tcp), Some(80));
         assert_eq!(names.port_of("domain", Protocol::Tcp), None);

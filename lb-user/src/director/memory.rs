@@ -47,7 +47,7 @@ impl Default for Host {
             schedulers: schedulers.map(|(_, name)| (*name).to_owned()).collect(),
             interfaces: HashMap::from([("lo".into(), Interface { mtu: 65536, up: true })]),
             local: HashSet::from([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
-            broadcast: HashSet::new(),
+            broadcast: HashSet::from([Ipv4Addr::new(127, 255, 255, 255)]),
         }
     }
 }
@@ -212,6 +212,7 @@ impl Memory {
             (length, SyncRole::Backup) => length.max(BACKUP_LEAST_LENGTH),
             (length, SyncRole::Master) => length,
         };
+        let max_length = max_length.min(u16::MAX - headers);
         SyncDaemon {
             role: daemon.role,
             interface: daemon.interface.clone(),
