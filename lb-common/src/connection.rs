@@ -23,12 +23,20 @@ pub const CLIENT_SIDE: u8 = 0;
 /// [`Entry::role`]: packets of the destination, to the client; NAT only.
 pub const SERVER_SIDE: u8 = 1;
 
+/// [`Entry::role`]: a persistence template, whose key no packet has; see [`crate::persistence`].
+pub const TEMPLATE: u8 = 2;
+
 /// [`Entry::flags`]: the state is not an active one.
 pub const INACTIVE: u8 = 0x01;
 /// [`Entry::flags`]: no packet of the destination has come by.
 pub const NO_OUTPUT: u8 = 0x02;
 /// [`Entry::flags`]: the entry lies outside its home set.
 pub const DISPLACED: u8 = 0x04;
+
+/// The word of [`Entry::link`] in which a template counts the connections that it controls.
+pub const CONTROLS: usize = 0;
+/// The word of [`Entry::link`] in which a template has its timeout in ticks.
+pub const TIMEOUT: usize = 1;
 
 /// One direction of a connection: a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -40,7 +48,7 @@ pub struct Entry {
     pub ports: u32,
     /// [`Tuple::protocol`].
     pub protocol: u8,
-    /// [`CLIENT_SIDE`] or [`SERVER_SIDE`].
+    /// [`CLIENT_SIDE`], [`SERVER_SIDE`] or [`TEMPLATE`].
     pub role: u8,
     /// Number of the forwarding method.
     pub method: u8,
@@ -72,8 +80,8 @@ pub struct Entry {
     pub mtu: u16,
     /// VLAN tag towards the next hop in network order, loaded natively; 0 for none.
     pub vlan: u16,
-    /// Fills the line.
-    pub reserved_too: u32,
+    /// Client side: where the template lies that controls the connection, as [`Entry::place`] has it; 0 for none.
+    pub template: u32,
 }
 
 impl Entry {
@@ -97,6 +105,18 @@ impl Entry {
             let client = (tuple.raw_destination(), tuple.raw_destination_port());
             Tuple::from_raw(self.protocol, client, (self.address, self.port))
         }
+    }
+
+    /// A slot of a set as one number, which is never 0.
+    #[inline(always)]
+    pub const fn place(set: u32, slot: usize) -> u32 {
+        set << 3 | (slot as u32 + 1)
+    }
+
+    /// Template: how many connections it controls.
+    #[inline(always)]
+    pub const fn controls(&self) -> u32 {
+        self.link[CONTROLS]
     }
 
     /// Whether the connection has two entries.
@@ -232,6 +252,12 @@ pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: b
         state == state::UDP
     };
     settled && !(out && flags & NO_OUTPUT != 0)
+}
+
+/// The tag of an entry that no lookup is to find, in a slot of a set: unlike all others it is even.
+#[inline(always)]
+pub const fn unfindable(slot: usize) -> u32 {
+    2 * slot as u32 + 2
 }
 
 /// Whether a packet that opens a connection (a SYN) takes the place of a connection in this state.

@@ -9,6 +9,13 @@ use crate::protocol::state;
 /// Version of all map layouts together; a program and maps of different versions do not work together.
 pub const LAYOUT: u32 = 1;
 
+/// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
+#[doc(alias = "ftpsvc_counter")]
+pub const WIDE_FTP: u32 = 1;
+/// [`Settings::wide_services`]: there is a service of port 0, which takes all ports.
+#[doc(alias = "nullsvc_counter")]
+pub const WIDE_PORTS: u32 = 2;
+
 /// Bits of [`Settings::addresses`].
 pub const ADDRESS_BITS: usize = 4096;
 
@@ -57,6 +64,10 @@ pub struct Settings {
     pub revision: u32,
     /// Turns of the estimator so far: each looks at one of [`crate::stats::TURNS`] shares of the destinations.
     pub estimator_turn: u32,
+    /// [`WIDE_FTP`] and [`WIDE_PORTS`]: which services take more than one port.
+    pub wide_services: u32,
+    /// Sysctl `expire_quiescent_template`: not 0, a template serves no more when its destination has weight 0.
+    pub expire_quiescent_template: u32,
     /// Fills the word.
     pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
@@ -91,6 +102,8 @@ impl Settings {
             services_used: 0,
             revision: 0,
             estimator_turn: 0,
+            wide_services: 0,
+            expire_quiescent_template: 0,
             reserved: 0,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_BITS / 64],

@@ -95,7 +95,10 @@ pub fn any(context: &XdpContext) -> Result<Verdict, Reason> {
     let destination = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?;
     let available = destination.status() & AVAILABLE != 0;
     if entry.role == CLIENT_SIDE {
-        if is_opening(&packet) && rules::gives_way(entry.state, entry.flags, settings.reuse_mode()) {
+        if is_opening(&packet)
+            && entry.template == 0
+            && rules::gives_way(entry.state, entry.flags, settings.reuse_mode())
+        {
             connection::remove(&tuple);
             return unknown(settings, &packet, &mut scratch.client_side, now);
         }
@@ -154,7 +157,7 @@ fn is_opening(packet: &Packet) -> bool {
 #[inline(always)]
 fn unknown(settings: SettingsRef, packet: &Packet, room: &mut Entry, now: u32) -> Result<Verdict, Reason> {
     let tuple = packet.tuple;
-    if service::find(&tuple).is_some() {
+    if service::find(settings, &tuple).is_some() {
         return Ok(Verdict::GoOn(Program::Open));
     }
     if settings.concerns(tuple.raw_source()) {

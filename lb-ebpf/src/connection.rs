@@ -7,21 +7,46 @@
 //! and not again for every way that leads to a call. Therefore they take and return plain numbers.
 
 use lb_common::connection::{
-    self, ALTERNATES, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, SERVER_SIDE, WAYS,
+    self, ALTERNATES, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, SERVER_SIDE, TEMPLATE, WAYS,
 };
+use lb_common::persistence::assures;
 use lb_common::tuple::Tuple;
 
 use crate::machine::opaque;
-use crate::maps::{DestinationRef, SetRef, SettingsRef, scratch, settings};
+use crate::maps::{DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
+use crate::persistence;
 
 /// An entry that was found: where it lies.
 #[derive(Clone, Copy)]
 pub struct Found {
-    set: SetRef,
-    slot: usize,
+    /// The set.
+    pub set: SetRef,
+    /// The slot in it, below [`WAYS`].
+    pub slot: usize,
+    number: u32,
 }
 
 impl Found {
+    /// What lies at a place, by its number from [`Found::place`].
+    #[inline(always)]
+    pub fn at(place: u32) -> Option<Self> {
+        let number = place >> 3;
+        // One more than the slot, as positions count from 1.
+        Some(Self { set: SetRef::at(number)?, slot: slot_at(u64::from(place & 7))?, number })
+    }
+
+    /// The place as a number.
+    #[inline(always)]
+    pub fn place(self) -> u32 {
+        Entry::place(self.number, self.slot)
+    }
+
+    /// The entry that lies there.
+    #[inline(always)]
+    pub fn entry(self) -> EntryRef {
+        self.set.entry(self.slot)
+    }
+
     /// The tick at which it dies.
     #[inline(always)]
     pub fn deadline(self) -> u32 {
@@ -61,7 +86,7 @@ impl Found {
 
     /// Whether the slot still holds `tuple`; under the lock.
     #[inline(always)]
-    fn holds(self, tuple: &Tuple) -> bool {
+    pub fn holds(self, tuple: &Tuple) -> bool {
         self.set.tag(self.slot) != 0
             && self.set.entry(self.slot).has(tuple.addresses, tuple.ports, tuple.protocol)
     }
@@ -112,7 +137,7 @@ fn slot_at(position: u64) -> Option<usize> {
 #[inline(always)]
 pub fn find_at_home(home: Home) -> Option<Found> {
     let set = SetRef::at(home.set)?;
-    Some(Found { set, slot: slot_of(set, home.tag)? })
+    Some(Found { set, slot: slot_of(set, home.tag)?, number: home.set })
 }
 
 /// Where a flow's entry has its home.
@@ -128,7 +153,7 @@ pub fn find(tuple: &Tuple, home: Home) -> Option<Found> {
     if let Some(slot) = slot_of(set, home.tag)
         && set.entry(slot).has(tuple.addresses, tuple.ports, tuple.protocol)
     {
-        return Some(Found { set, slot });
+        return Some(Found { set, slot, number: home.set });
     }
     if set.displaced() == 0 {
         return None;
@@ -138,8 +163,7 @@ pub fn find(tuple: &Tuple, home: Home) -> Option<Found> {
     if location == NOWHERE {
         return None;
     }
-    // One more than the slot, as positions count from 1.
-    Some(Found { set: SetRef::at((location >> 3) as u32)?, slot: slot_at(location & 7)? })
+    Found::at(location as u32)
 }
 
 const NOWHERE: u64 = u64::MAX;
@@ -162,7 +186,7 @@ pub extern "C" fn connection_find_displaced(
         if let Some(slot) = slot_of(set, tag)
             && set.entry(slot).has(addresses, ports, protocol as u8)
         {
-            return u64::from(number) << 3 | (slot as u64 + 1);
+            return Entry::place(number, slot).into();
         }
     }
     NOWHERE
@@ -194,7 +218,7 @@ pub extern "C" fn connection_put(number: u32, tag: u32, deadline: u32, side: u32
         let free = match slot_of(set, tag) {
             None => free_slot(set),
             Some(same) if !set.entry(same).has(entry.addresses, entry.ports, entry.protocol) => None,
-            Some(_) if entry.role == CLIENT_SIDE => return PUT_EXISTS,
+            Some(_) if entry.role != SERVER_SIDE => return PUT_EXISTS,
             // Two connections whose answers look alike: the newest wins, as in IPVS.
             same => same,
         };
@@ -288,6 +312,7 @@ pub extern "C" fn connection_remove(
     let Ok(settings) = settings() else { return 0 };
     let Some(entry) = take(&tuple, settings, when) else { return 0 };
     leave_destination(&entry);
+    persistence::release(entry.template);
     if entry.has_twin() {
         remove_twin(&entry.twin(), &tuple, settings);
     }
@@ -329,7 +354,7 @@ pub fn join_destination(entry: &Entry) {
 
 /// Takes a connection that has ended off its destination's counts.
 #[inline(always)]
-fn leave_destination(entry: &Entry) {
+pub fn leave_destination(entry: &Entry) {
     if let Some(destination) = DestinationRef::at(entry.destination) {
         let total = destination.add_total(-1).wrapping_sub(1);
         if entry.flags & INACTIVE == 0 {
@@ -346,10 +371,14 @@ fn leave_destination(entry: &Entry) {
 #[inline(always)]
 pub fn advance(tuple: &Tuple, tcp_flags: u8, out: bool, now: u32) {
     let event = u32::from(tcp_flags) | u32::from(out) << 8;
-    connection_advance(tuple.addresses, tuple.ports, tuple.protocol.into(), event, now);
+    let template = connection_advance(tuple.addresses, tuple.ports, tuple.protocol.into(), event, now);
+    if template != 0 {
+        persistence::persistence_confirm(template);
+    }
 }
 
 /// [`advance`], once for all. `event` has the TCP flags, and in bit 8 whether the packet came from a destination.
+/// Returns the place of the template that this confirms, or 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, event: u32, now: u32) -> u32 {
@@ -377,7 +406,7 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
     if entry.has_twin() {
         follow(&entry.twin(), tuple, next.state, now.wrapping_add(settings.timeout(next.state)), settings);
     }
-    1
+    if assures(entry.protocol, next.state, event & 0x100 != 0) { entry.template } else { 0 }
 }
 
 /// Brings the server side's copy of a connection's state and deadline up to date, unless it belongs to another
@@ -424,7 +453,9 @@ pub extern "C" fn connection_sweep_set(number: u32, now: u32) -> u32 {
         let place = set.entry(slot);
         let entry = set.locked(|| place.copy());
         let tuple = entry.tuple();
-        if entry.role == CLIENT_SIDE {
+        if entry.role == TEMPLATE {
+            persistence::persistence_expire(Entry::place(number, slot), now);
+        } else if entry.role == CLIENT_SIDE {
             remove_dead(&tuple, now);
         } else {
             sweep_server_side(&tuple, &entry.twin(), settings, now);

@@ -18,6 +18,7 @@ mod machine;
 mod maps;
 mod open;
 mod packet;
+mod persistence;
 mod scheduler;
 mod service;
 mod stats;

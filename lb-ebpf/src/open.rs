@@ -8,12 +8,14 @@ use lb_common::connection::{self as rules, CLIENT_SIDE, Entry, INACTIVE, NO_OUTP
 use lb_common::forward::{ForwardingMethod, translation};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
+use lb_common::service::flags;
 use lb_common::settings::Program;
 use lb_common::tuple::Tuple;
 
 use crate::connection::{self, Inserted};
 use crate::forward::{self, NoHop, Verdict};
-use crate::maps::{self, Counted, DestinationRef, Scratch};
+use crate::maps::{self, Counted, DestinationRef, Scratch, ServiceRef, SettingsRef};
+use crate::persistence::{self, Choice};
 use crate::{balance, clock, scheduler, service};
 
 const SYN: u8 = 0x02;
@@ -21,6 +23,8 @@ const RST: u8 = 0x04;
 
 /// The port that active FTP's data connections come from; IPVS schedules nothing from it.
 const FTP_DATA: u16 = 20;
+/// The port of FTP's control connections.
+const FTP: u16 = 21;
 
 /// Makes a connection for a packet that a service takes, and sends the packet on.
 #[inline(always)]
@@ -30,37 +34,42 @@ pub fn open(context: &XdpContext) -> Result<Verdict, Reason> {
     let packet = scratch.keep(packet);
     let tuple = packet.tuple;
     let now = clock::now(settings);
-    let service = service::find(&tuple).ok_or(Reason::NoService)?;
+    let slot = service::find(settings, &tuple).ok_or(Reason::NoService)?;
+    let service = ServiceRef::at(slot).ok_or(Reason::Internal)?;
     if tuple.protocol == Protocol::Tcp.number() && packet.tcp_flags & (SYN | RST) != SYN {
         return Err(Reason::NoConnection);
     }
     if tuple.source_port() == FTP_DATA {
         return Err(Reason::SourcePort20);
     }
-    let id = scheduler::schedule(service, &tuple).ok_or(Reason::NoDestination)?;
+    let once = is_once(service, &tuple);
+    let Choice { destination: id, template } = choose(slot, service, &tuple, !once, now)?;
     let destination = DestinationRef::at(id).ok_or(Reason::Internal)?;
     let Scratch { client_side: entry, server_side: answer, .. } = scratch;
-    *entry = new_entry(&tuple, packet.tcp_flags, id, destination, now);
+    let port = port(service, &tuple, destination.port());
+    *entry = new_entry(&tuple, packet.tcp_flags, id, destination, port, now);
+    if !once {
+        entry.template = template;
+    }
     let hop = if packet.time_to_live <= 1 {
         Err(NoHop::Refused(Reason::TimeExceeded))
     } else {
         forward::resolve(context, settings, &packet, entry, now)
     };
-    let deadline = now.wrapping_add(settings.timeout(entry.state));
-    match connection::insert(entry, settings, deadline) {
-        Inserted::Stored => {}
+    let stored = if once { Inserted::Stored } else { store(settings, entry, answer, now) };
+    if stored != Inserted::Stored {
+        persistence::release(entry.template);
         // Another CPU was faster with a packet of the same flow: this one finds the connection now.
-        Inserted::Exists => return Ok(Verdict::GoOn(Program::Slow)),
-        Inserted::Full => return Err(Reason::TableFull),
-    }
-    if entry.has_twin() {
-        *answer = answer_to(entry, now);
-        if connection::insert(answer, settings, deadline) == Inserted::Full {
-            connection::abandon(&tuple);
-            return Err(Reason::TableFull);
-        }
+        return if stored == Inserted::Exists {
+            Ok(Verdict::GoOn(Program::Slow))
+        } else {
+            Err(Reason::TableFull)
+        };
     }
     connection::join_destination(entry);
+    if once {
+        connection::leave_destination(entry);
+    }
     maps::count_packet(settings, id, Counted::New, packet.length);
     match hop {
         Ok(()) => forward::send(context, &packet, entry),
@@ -68,15 +77,72 @@ pub fn open(context: &XdpContext) -> Result<Verdict, Reason> {
     }
 }
 
+/// Whether a packet is a connection of its own, of which nothing is kept: one-packet scheduling, UDP only.
+#[inline(always)]
+fn is_once(service: ServiceRef, tuple: &Tuple) -> bool {
+    service.flags() & flags::ONE_PACKET != 0 && tuple.protocol == Protocol::Udp.number()
+}
+
+/// The destination of a new connection, and the template that it follows.
+#[inline(always)]
+fn choose(slot: u32, service: ServiceRef, tuple: &Tuple, control: bool, now: u32) -> Result<Choice, Reason> {
+    let is_own_port = service.mark() != 0 || service.port() == tuple.raw_destination_port();
+    let chosen = if service.flags() & flags::PERSISTENT != 0 {
+        persistence::choose(slot, tuple, control, now)
+    } else if is_own_port {
+        let destination = scheduler::schedule(slot, tuple).ok_or(Reason::NoDestination);
+        destination.map(|destination| Choice { destination, template: 0 })
+    } else {
+        Err(Reason::NoDestination)
+    };
+    match chosen {
+        // A port that the service takes only because FTP might use it.
+        Err(Reason::NoDestination) if !is_own_port && service.port() == FTP.to_be() => Err(Reason::NoService),
+        chosen => chosen,
+    }
+}
+
+/// The port that a new connection goes to.
+#[inline(always)]
+fn port(service: ServiceRef, tuple: &Tuple, destination: u16) -> u16 {
+    let packet = tuple.raw_destination_port();
+    if service.flags() & flags::PERSISTENT != 0 {
+        persistence::kind(service).connection_port(packet, destination)
+    } else if destination == 0 {
+        packet
+    } else {
+        destination
+    }
+}
+
+/// Stores both sides of a new connection, or none.
+#[inline(always)]
+fn store(settings: SettingsRef, entry: &mut Entry, answer: &mut Entry, now: u32) -> Inserted {
+    let deadline = now.wrapping_add(settings.timeout(entry.state));
+    let stored = connection::insert(entry, settings, deadline);
+    if stored != Inserted::Stored || !entry.has_twin() {
+        return stored;
+    }
+    *answer = answer_to(entry, now);
+    if connection::insert(answer, settings, deadline) == Inserted::Full {
+        connection::abandon(&entry.tuple());
+        return Inserted::Full;
+    }
+    Inserted::Stored
+}
+
 /// The client side of a new connection.
 #[inline(always)]
-fn new_entry(tuple: &Tuple, tcp_flags: u8, id: u32, destination: DestinationRef, now: u32) -> Entry {
+fn new_entry(
+    tuple: &Tuple,
+    tcp_flags: u8,
+    id: u32,
+    destination: DestinationRef,
+    port: u16,
+    now: u32,
+) -> Entry {
     let method = destination.method();
     let address = destination.address();
-    let port = match destination.port() {
-        0 => tuple.raw_destination_port(),
-        port => port,
-    };
     let nat = method == ForwardingMethod::Masquerade.number();
     let begin = rules::advance(
         tuple.protocol,
@@ -109,7 +175,7 @@ fn new_entry(tuple: &Tuple, tcp_flags: u8, id: u32, destination: DestinationRef,
         hop_until: no_hop(now),
         mtu: 0,
         vlan: 0,
-        reserved_too: 0,
+        template: 0,
     }
 }
 
@@ -128,6 +194,7 @@ fn answer_to(entry: &Entry, now: u32) -> Entry {
         transport_delta: Delta::unpack(entry.transport_delta).inverse().pack(),
         hop_until: no_hop(now),
         flags: entry.flags & INACTIVE,
+        template: 0,
         ..*entry
     }
 }

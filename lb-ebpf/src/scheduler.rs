@@ -20,7 +20,7 @@ use lb_common::service::{SetHeader, flags};
 use lb_common::tuple::Tuple;
 
 use crate::machine::opaque;
-use crate::maps::{self, DestinationRef, SetHeaderRef};
+use crate::maps::{self, DestinationRef, ServiceRef, SetHeaderRef};
 
 /// How often a scheduler with a cursor tries again when other CPUs move it meanwhile.
 const ATTEMPTS: u32 = 4;
@@ -56,7 +56,8 @@ struct Flow {
 
 #[inline(always)]
 fn choose(service: u32, flow: &Flow) -> Option<DestinationId> {
-    let line = maps::service_set(service)?;
+    let service = ServiceRef::at(service)?;
+    let line = service.set();
     if line == 0 {
         return None;
     }
@@ -65,7 +66,7 @@ fn choose(service: u32, flow: &Flow) -> Option<DestinationId> {
     let position = if header.table == 0 {
         by_search(line, set, &header)?
     } else {
-        by_table(line, &header, maps::service_flags(service)?, flow)?
+        by_table(line, &header, service.flags(), flow)?
     };
     maps::arena_number(line + 1, position)
 }

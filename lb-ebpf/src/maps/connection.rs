@@ -3,7 +3,7 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
-use lb_common::connection::{Entry, Set, WAYS};
+use lb_common::connection::{CONTROLS, Entry, Set, TIMEOUT, WAYS};
 
 use super::CONNECTIONS;
 use crate::machine;
@@ -103,7 +103,7 @@ impl EntryRef {
         macro_rules! fields {
             ($($field:ident),+) => {
                 // SAFETY: as above; any bytes are a valid entry.
-                unsafe { Entry { $($field: read_volatile(addr_of!((*self.0).$field)),)+ reserved: 0, reserved_too: 0 } }
+                unsafe { Entry { $($field: read_volatile(addr_of!((*self.0).$field)),)+ reserved: 0 } }
             };
         }
         fields!(
@@ -124,7 +124,8 @@ impl EntryRef {
             link,
             hop_until,
             mtu,
-            vlan
+            vlan,
+            template
         )
     }
 
@@ -157,6 +158,67 @@ impl EntryRef {
         // SAFETY: as above.
         unsafe {
             write_volatile(addr_of_mut!((*self.0).state), state);
+            write_volatile(addr_of_mut!((*self.0).flags), flags);
+        }
+    }
+
+    /// The destination's number.
+    #[inline(always)]
+    pub fn destination(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).destination)) }
+    }
+
+    /// The flags.
+    #[inline(always)]
+    pub fn flags(self) -> u8 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).flags)) }
+    }
+
+    /// Stores the state alone, which needs no lock where it only ever changes to this one.
+    #[inline(always)]
+    pub fn confirm(self, state: u8) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).state), state) };
+    }
+
+    /// Template: how many connections it controls. Under the set's lock.
+    #[inline(always)]
+    pub fn controls(self) -> u32 {
+        // SAFETY: as above; the index is that of a word of the array.
+        unsafe { read_volatile(addr_of!((*self.0).link[CONTROLS])) }
+    }
+
+    /// Template: controls so many connections more. Under the set's lock.
+    #[inline(always)]
+    pub fn add_controls(self, change: i32) {
+        let controls = self.controls().wrapping_add(change as u32);
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).link[CONTROLS]), controls) };
+    }
+
+    /// Template: its timeout in ticks. Under the set's lock.
+    #[inline(always)]
+    pub fn own_timeout(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).link[TIMEOUT])) }
+    }
+
+    /// Template: stores its timeout. Under the set's lock.
+    #[inline(always)]
+    pub fn set_own_timeout(self, ticks: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).link[TIMEOUT]), ticks) };
+    }
+
+    /// Replaces the ports of the entry, and its flags. Under the set's lock.
+    #[inline(always)]
+    pub fn set_ports(self, ports: u32, port: u16, flags: u8) {
+        // SAFETY: as above.
+        unsafe {
+            write_volatile(addr_of_mut!((*self.0).ports), ports);
+            write_volatile(addr_of_mut!((*self.0).port), port);
             write_volatile(addr_of_mut!((*self.0).flags), flags);
         }
     }

@@ -23,10 +23,10 @@ use lb_common::service::{LINE, Service, ServiceKey};
 use lb_common::settings::{Program, Settings, Vlan};
 use lb_common::stats::Estimator;
 
-pub use self::connection::SetRef;
+pub use self::connection::{EntryRef, SetRef};
 pub use self::settings::{SettingsRef, settings};
 pub use self::stats::{Counted, add_counted, count_packet, estimate};
-pub use self::table::{DestinationRef, SetHeaderRef, arena_number, service_flags, service_set, service_slot};
+pub use self::table::{DestinationRef, ServiceRef, SetHeaderRef, arena_number, service_slot};
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 

@@ -32,6 +32,8 @@ impl SettingsRef {
         set_mask,
         destinations,
         reuse_mode,
+        expire_quiescent_template,
+        wide_services,
         ticks_per_second,
         sweep_position,
         sweep_stride,

@@ -4,7 +4,7 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use lb_common::destination::{Destination, DestinationId};
 use lb_common::scheduler::overload::Thresholds;
-use lb_common::service::{LINE, ServiceKey, SetHeader};
+use lb_common::service::{LINE, Service, ServiceKey, SetHeader};
 
 use super::{ARENA, DESTINATIONS, SERVICE_INDEX, SERVICES};
 use crate::machine;
@@ -16,18 +16,44 @@ pub fn service_slot(key: &ServiceKey) -> Option<u32> {
     unsafe { SERVICE_INDEX.get(key).map(|slot| read_volatile(slot)) }
 }
 
-/// First line of a service's destination set; 0 for none.
-#[inline(always)]
-pub fn service_set(slot: u32) -> Option<u32> {
-    // SAFETY: the pointer is to an element; the word is stored whole by user space.
-    SERVICES.get_ptr(slot).map(|service| unsafe { read_volatile(addr_of!((*service).set)) as u32 })
+/// A service, read field by field: user space stores each whole.
+#[derive(Clone, Copy)]
+pub struct ServiceRef(*const Service);
+
+macro_rules! service_fields {
+    ($($field:ident: $kind:ty;)+) => {
+        $(
+            #[doc = concat!("[`Service::", stringify!($field), "`].")]
+            #[inline(always)]
+            pub fn $field(self) -> $kind {
+                // SAFETY: the pointer is to an element of the service map.
+                unsafe { read_volatile(addr_of!((*self.0).$field)) }
+            }
+        )+
+    };
 }
 
-/// IPVS's flags of a service.
-#[inline(always)]
-pub fn service_flags(slot: u32) -> Option<u32> {
-    // SAFETY: as above.
-    SERVICES.get_ptr(slot).map(|service| unsafe { read_volatile(addr_of!((*service).flags)) })
+impl ServiceRef {
+    /// The service in this slot.
+    #[inline(always)]
+    pub fn at(slot: u32) -> Option<Self> {
+        SERVICES.get_ptr(slot).map(Self)
+    }
+
+    service_fields! {
+        port: u16;
+        mark: u32;
+        flags: u32;
+        timeout: u32;
+        netmask: u32;
+    }
+
+    /// First line of the destination set; 0 for none.
+    #[inline(always)]
+    pub fn set(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).set)) as u32 }
+    }
 }
 
 /// The header of a destination set.
@@ -136,6 +162,13 @@ impl DestinationRef {
     pub fn add_total(self, change: i32) -> u32 {
         // SAFETY: as above.
         unsafe { machine::add(addr_of_mut!((*self.0).load.total), change as u32) }
+    }
+
+    /// Adds to the persistence templates.
+    #[inline(always)]
+    pub fn add_persistent(self, change: i32) -> u32 {
+        // SAFETY: as above.
+        unsafe { machine::add(addr_of_mut!((*self.0).load.persistent), change as u32) }
     }
 
     /// Marks the destination as overloaded or not.

@@ -26,7 +26,7 @@ use xipvs::director::xdp::{Xdp, lifecycle};
 use xipvs::director::{Director, Error, Result};
 use xipvs::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, Family, Info, Service, ServiceKey,
-    ServiceReport, SyncDaemon, SyncRole, Timeouts, service_flags,
+    ServiceReport, SyncDaemon, SyncRole, Timeouts,
 };
 
 /// The refusals that `COMPATIBILITY.md` lists for services: the words, and which services they are for. The first that
@@ -39,8 +39,6 @@ const REFUSALS: &[(&str, Fits)] = &[
     ("IPv6", |service| service.key.family() == Family::V6),
     ("the scheduler", |service| ["lblc", "lblcr"].contains(&service.scheduler.as_str())),
     ("persistence engines (--pe)", |service| service.engine.is_some()),
-    ("persistence (-p)", |service| service.flags & service_flags::PERSISTENT != 0),
-    ("one-packet scheduling (-o)", |service| service.flags & service_flags::ONE_PACKET != 0),
 ];
 /// Whether a refusal is for the service.
 type Fits = fn(&Service) -> bool;

@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use lb_common::connection::{CLIENT_SIDE, Entry};
+use lb_common::connection::{Entry, SERVER_SIDE, TEMPLATE};
+use lb_common::persistence::template_protocol;
 use lb_common::protocol::{Protocol, state};
 
 use super::maps::Maps;
 use crate::director::Result;
 use crate::table::ConnectionReport;
 
-/// Every connection that is alive, by its client side.
+/// Every connection that is alive, by its client side, and every template.
 pub fn all(maps: &Maps) -> Result<Vec<ConnectionReport>> {
     maps.sweep()?;
     let settings = maps.settings();
@@ -18,14 +19,16 @@ pub fn all(maps: &Maps) -> Result<Vec<ConnectionReport>> {
         ticks.max(0) as u32 / settings.ticks_per_second.max(1)
     };
     let entries = maps.entries()?;
-    let client_sides = entries.iter().filter(|(entry, _)| entry.role == CLIENT_SIDE);
-    Ok(client_sides.map(|(entry, deadline)| report(entry, seconds(*deadline))).collect())
+    let listed = entries.iter().filter(|(entry, _)| entry.role != SERVER_SIDE);
+    Ok(listed.map(|(entry, deadline)| report(entry, seconds(*deadline))).collect())
 }
 
 fn report(entry: &Entry, expires: u32) -> ConnectionReport {
     let tuple = entry.tuple();
+    // Templates of firewall marks have none.
+    let protocol = if entry.role == TEMPLATE { template_protocol(entry.protocol) } else { entry.protocol };
     ConnectionReport {
-        protocol: Protocol::from_number(entry.protocol).map_or("?", Protocol::name).into(),
+        protocol: Protocol::from_number(protocol).map_or("IP", Protocol::name).into(),
         client: tuple.source().into(),
         client_port: tuple.source_port(),
         virtual_address: tuple.destination().into(),

@@ -38,9 +38,10 @@ pub fn refresh(maps: &Maps) {
         let (word, bit) = Settings::address_bit(u32::from_ne_bytes([a, b, c, d]));
         filter[word] |= bit;
     };
-    let mut services = 0;
+    let (mut services, mut wide) = (0, 0);
     for (_, record) in service::all(maps) {
         services += 1;
+        wide |= service::wide(&record);
         add(record.address);
     }
     for (_, record) in destinations(maps) {
@@ -50,6 +51,7 @@ pub fn refresh(maps: &Maps) {
     for (word, bits) in filter.into_iter().enumerate() {
         store_filter_word(maps, word, bits);
     }
+    maps.settings.store_u32(0, offset_of!(Settings, wide_services), wide);
     maps.settings.store_u32(0, offset_of!(Settings, services), services);
 }
 

@@ -7,7 +7,7 @@ use lb_common::destination::{Counters, Destination as DestinationRecord, Destina
 use lb_common::protocol::Protocol;
 use lb_common::scheduler::Scheduler;
 use lb_common::service::{self, Service as Record};
-use lb_common::settings::Settings;
+use lb_common::settings::{Settings, WIDE_FTP, WIDE_PORTS};
 use lb_common::stats::Rates;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -31,6 +31,15 @@ pub fn index_key(record: &Record) -> service::ServiceKey {
         port: record.port,
         protocol: record.protocol,
         reserved: 0,
+    }
+}
+
+/// What [`Settings::wide_services`] has of a service.
+pub fn wide(record: &Record) -> u32 {
+    match u16::from_be(record.port) {
+        0 => WIDE_PORTS,
+        21 if record.protocol == Protocol::Tcp.number() => WIDE_FTP,
+        _ => 0,
     }
 }
 
@@ -74,14 +83,6 @@ pub fn check(service: &Service) -> Result<Scheduler> {
     if service.engine.is_some() {
         return unsupported("persistence engines (--pe)");
     }
-    for (flag, what) in [
-        (service_flags::PERSISTENT, "persistence (-p)"),
-        (service_flags::ONE_PACKET, "one-packet scheduling (-o)"),
-    ] {
-        if service.flags & flag != 0 {
-            return unsupported(what);
-        }
-    }
     Ok(scheduler)
 }
 
@@ -108,6 +109,7 @@ pub fn add(maps: &mut Maps, service: &Service, scheduler: Scheduler) -> Result<(
     let family = Record { family: 4, ..record };
     store_identity(maps, slot, &family);
     repair::concern(maps, record.address);
+    maps.settings.store_u32(0, offset_of!(Settings, wide_services), settings.wide_services | wide(&record));
     if let Err(error) = maps.enter(&index_key(&record), slot) {
         free(maps, slot);
         return Err(error);

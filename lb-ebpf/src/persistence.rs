@@ -1,0 +1,212 @@
+//! Persistence templates: found, made, claimed, given back, swept.
+//!
+//! A connection knows the place of the template that controls it. The template stays there as long as it controls
+//! any, whatever becomes of its key, so that nobody has to look it up to give it back.
+//! IPVS counterpart: `ip_vs_sched_persist`.
+
+use lb_common::connection::{self as rules, DISPLACED, Entry, INACTIVE, NO_OUTPUT, TEMPLATE};
+use lb_common::destination::DestinationId;
+use lb_common::persistence::{EXTENSION, INVALID_PORT, Kind, serves};
+use lb_common::protocol::state;
+use lb_common::reason::Reason;
+use lb_common::tuple::Tuple;
+
+use crate::connection::{self, Found, Inserted};
+use crate::maps::{DestinationRef, ServiceRef, SetRef, scratch, settings};
+use crate::{clock, scheduler};
+
+/// What a service's templates are for.
+#[inline(always)]
+pub fn kind(service: ServiceRef) -> Kind {
+    Kind { mark: service.mark(), port: service.port(), mask: service.netmask().to_be() }
+}
+
+/// A destination that a template leads to.
+pub struct Choice {
+    /// The destination.
+    pub destination: DestinationId,
+    /// Where the template lies.
+    pub template: u32,
+}
+
+/// The destination of a new connection to a persistent service: that of the client's template, or of a new one. The
+/// template counts the connection as one that it controls until [`release`], if `control` says so.
+#[inline(always)]
+pub fn choose(service: u32, tuple: &Tuple, control: bool, now: u32) -> Result<Choice, Reason> {
+    let Tuple { addresses, ports, protocol } = *tuple;
+    let word = u32::from(protocol) | u32::from(control) << 8;
+    let mut claimed = persistence_claim(service, addresses, ports, word, now);
+    if claimed == NOBODY {
+        let id = scheduler::schedule(service, tuple).ok_or(Reason::NoDestination)?;
+        if persistence_make(service, addresses, ports, protocol.into(), id) == 0 {
+            return Err(Reason::TableFull);
+        }
+        claimed = persistence_claim(service, addresses, ports, word, now);
+    }
+    if claimed == NOBODY {
+        return Err(Reason::Internal);
+    }
+    Ok(Choice { destination: claimed as u32, template: (claimed >> 32) as u32 })
+}
+
+const NOBODY: u64 = u64::MAX;
+
+/// Finds the template for a packet and begins its time anew; the destination in the lower half, the place in the
+/// upper. In `word` is the packet's protocol, and in bit 8 whether the template gets a connection to control.
+/// What serves no more makes way.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn persistence_claim(service: u32, addresses: u64, ports: u32, word: u32, now: u32) -> u64 {
+    let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return NOBODY };
+    let key = kind(service).key(&Tuple { addresses, ports, protocol: word as u8 });
+    let home = connection::home(&key, settings);
+    let Some(found) = connection::find(&key, home) else { return NOBODY };
+    let id = found.entry().destination();
+    let Some(destination) = DestinationRef::at(id) else { return NOBODY };
+    let valid = serves(destination.status(), destination.weight(), settings.expire_quiescent_template() != 0);
+    let extension = EXTENSION.wrapping_mul(settings.ticks_per_second());
+    let (set, slot) = (found.set, found.slot);
+    let outcome = set.locked(|| {
+        let entry = set.entry(slot);
+        if !found.holds(&key) || entry.destination() != id {
+            return GONE;
+        }
+        let flags = entry.flags();
+        let over = rules::is_past(set.deadline(slot), now);
+        if over && entry.controls() == 0 {
+            set.set_tag(slot, 0);
+            return DEAD | u32::from(flags) << 8;
+        }
+        if !valid {
+            // Nobody finds it any more. It lives until it controls no connection and its time is over.
+            set.set_tag(slot, rules::unfindable(slot));
+            entry.set_ports(invalid_ports(), INVALID_PORT, flags & !DISPLACED);
+            return INVALID | u32::from(flags) << 8;
+        }
+        if over {
+            entry.set_own_timeout(extension);
+        }
+        if word & 0x100 != 0 {
+            entry.add_controls(1);
+        }
+        set.set_deadline(slot, now.wrapping_add(entry.own_timeout()));
+        CLAIMED
+    });
+    if outcome == CLAIMED {
+        return u64::from(found.place()) << 32 | u64::from(id);
+    }
+    if outcome >> 8 & u32::from(DISPLACED) != 0
+        && let Some(set) = SetRef::at(home.set)
+    {
+        set.add_displaced(-1);
+    }
+    if outcome & 0xff == DEAD {
+        destination.add_persistent(-1);
+    }
+    NOBODY
+}
+
+const GONE: u32 = 0;
+const DEAD: u32 = 1;
+const INVALID: u32 = 2;
+const CLAIMED: u32 = 3;
+
+/// The ports of a template that serves no more: client 0, virtual 65535.
+#[inline(always)]
+fn invalid_ports() -> u32 {
+    Tuple::from_raw(0, (0, 0), (0, INVALID_PORT)).ports
+}
+
+/// Stores a template for a packet; 0 if there is no room.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, protocol: u32, id: u32) -> u32 {
+    let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return 0 };
+    let (Ok(scratch), Some(destination)) = (scratch(), DestinationRef::at(id)) else { return 0 };
+    let now = clock::now(settings);
+    let packet = Tuple { addresses, ports, protocol: protocol as u8 };
+    let kind = kind(service);
+    let key = kind.key(&packet);
+    let timeout = service.timeout().wrapping_mul(settings.ticks_per_second());
+    // Answers have no entry yet when the connection's destination is chosen: their room is free.
+    let entry = &mut scratch.server_side;
+    *entry = Entry {
+        addresses: key.addresses,
+        ports: key.ports,
+        protocol: key.protocol,
+        role: TEMPLATE,
+        method: destination.method(),
+        state: 0,
+        sequence: 0,
+        destination: id,
+        address: destination.address(),
+        port: kind.template_port(packet.raw_destination_port(), destination.port()),
+        network_delta: 0,
+        transport_delta: 0,
+        flags: INACTIVE | NO_OUTPUT,
+        reserved: 0,
+        interface: 0,
+        link: [0, timeout, 0],
+        hop_until: now,
+        mtu: 0,
+        vlan: 0,
+        template: 0,
+    };
+    match connection::insert(entry, settings, now.wrapping_add(timeout)) {
+        Inserted::Full => 0,
+        // Another CPU was faster; its template serves as well.
+        Inserted::Exists => 1,
+        Inserted::Stored => {
+            destination.add_persistent(1);
+            1
+        }
+    }
+}
+
+/// Takes a connection that has ended off its template, if it has one.
+#[inline(always)]
+pub fn release(template: u32) {
+    if let Some(Found { set, slot, .. }) = Found::at(template) {
+        set.locked(|| set.entry(slot).add_controls(-1));
+    }
+}
+
+/// Confirms a connection's template.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn persistence_confirm(template: u32) -> u32 {
+    let Some(found) = Found::at(template) else { return 0 };
+    found.entry().confirm(state::ASSURED);
+    1
+}
+
+/// Removes a template whose time is over; one that controls connections goes on for a minute.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn persistence_expire(template: u32, now: u32) -> u32 {
+    let (Ok(settings), Some(Found { set, slot, .. })) = (settings(), Found::at(template)) else { return 0 };
+    let extension = EXTENSION.wrapping_mul(settings.ticks_per_second());
+    let removed = set.locked(|| {
+        let entry = set.entry(slot);
+        if set.tag(slot) == 0 || !rules::is_past(set.deadline(slot), now) {
+            return None;
+        }
+        if entry.controls() != 0 {
+            entry.set_own_timeout(extension);
+            set.set_deadline(slot, now.wrapping_add(extension));
+            return None;
+        }
+        set.set_tag(slot, 0);
+        Some(entry.copy())
+    });
+    let Some(entry) = removed else { return 0 };
+    if entry.flags & DISPLACED != 0
+        && let Some(home) = SetRef::at(connection::home(&entry.tuple(), settings).set)
+    {
+        home.add_displaced(-1);
+    }
+    if let Some(destination) = DestinationRef::at(entry.destination) {
+        destination.add_persistent(-1);
+    }
+    1
+}
