@@ -106,6 +106,13 @@ impl Sum {
         )
     }
 
+    /// Both sums together, of pieces that are not more than 65,535 bytes in all; the first had even length.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
+    }
+
     /// The checksum, as it goes into the packet. A checksum field among the bytes must have been zero;
     /// over bytes with their right checksum the result is zero.
     #[inline(always)]

@@ -58,7 +58,8 @@ pub struct Entry {
     pub sequence: u32,
     /// The destination's number.
     pub destination: u32,
-    /// NAT: the new destination address (client side) or source address (server side), loaded natively.
+    /// NAT: the new destination address (client side) or source address (server side), loaded natively. Else the
+    /// destination's.
     pub address: u32,
     /// NAT: the new port that goes with it, loaded natively.
     pub port: u16,
@@ -117,6 +118,25 @@ impl Entry {
     #[inline(always)]
     pub const fn controls(&self) -> u32 {
         self.link[CONTROLS]
+    }
+
+    /// Tunnel: the outer header's IPv4 source, loaded natively. It lies where NAT has its checksum deltas.
+    #[inline(always)]
+    pub const fn tunnel_source(&self) -> u32 {
+        self.network_delta as u32 | (self.transport_delta as u32) << 16
+    }
+
+    /// Stores what [`Entry::tunnel_source`] gives.
+    #[inline(always)]
+    pub const fn set_tunnel_source(&mut self, address: u32) {
+        self.network_delta = address as u16;
+        self.transport_delta = (address >> 16) as u16;
+    }
+
+    /// Whether packets of the client go through a tunnel.
+    #[inline(always)]
+    pub const fn is_tunnelled(&self) -> bool {
+        self.method == crate::forward::ForwardingMethod::Tunnel as u8
     }
 
     /// Whether the connection has two entries.

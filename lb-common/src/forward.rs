@@ -115,6 +115,18 @@ pub enum TunnelChecksum {
     Remote = 2,
 }
 
+impl TunnelChecksum {
+    /// The choice with this number in IPVS's interface.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::None),
+            1 => Some(Self::Full),
+            2 => Some(Self::Remote),
+            _ => None,
+        }
+    }
+}
+
 /// Bytes of a TCP header that translation touches: up to its checksum.
 pub const TCP_PART: usize = 18;
 

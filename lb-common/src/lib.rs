@@ -24,4 +24,5 @@ pub mod service;
 pub mod settings;
 pub mod stats;
 pub mod sync;
+pub mod tunnel;
 pub mod tuple;

@@ -95,6 +95,8 @@ reasons! {
     NestedVlan = 20, "nested-vlan", Drop;
     /// The director is being reconfigured or out of memory: a map that must be there is not.
     Internal = 21, "internal", Drop;
+    /// Larger than the next link takes, and may be cut in pieces; the stack does that and sends them on.
+    FragmentedByStack = 22, "fragmented-by-stack", Pass;
 }
 
 /// Room for reason counters in the maps; more than there are reasons, so that a new one moves nothing.

@@ -68,8 +68,8 @@ pub struct Settings {
     pub wide_services: u32,
     /// Sysctl `expire_quiescent_template`: not 0, a template serves no more when its destination has weight 0.
     pub expire_quiescent_template: u32,
-    /// Fills the word.
-    pub reserved: u32,
+    /// Sysctl `pmtu_disc`: not 0, and what goes around a packet that must not be fragmented must not be either.
+    pub pmtu_disc: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
     /// A bit for the hash of every virtual address and every address of a destination: a packet between two
@@ -104,7 +104,7 @@ impl Settings {
             estimator_turn: 0,
             wide_services: 0,
             expire_quiescent_template: 0,
-            reserved: 0,
+            pmtu_disc: 1,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_BITS / 64],
         }
@@ -126,6 +126,8 @@ pub enum Program {
     Slow = 0,
     /// `xipvs_open`: a packet that a service takes and no connection has.
     Open = 1,
+    /// `xipvs_tunnel`: a packet of a known flow that goes through a tunnel, whatever it takes.
+    Tunnel = 2,
 }
 
 /// A VLAN interface.

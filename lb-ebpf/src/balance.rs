@@ -15,7 +15,7 @@ use crate::connection::{self, Found};
 use crate::forward::{self, Verdict};
 use crate::maps::{self, Counted, DestinationRef, SettingsRef};
 use crate::packet::Window;
-use crate::{clock, service};
+use crate::{clock, service, tunnel};
 
 const SYN: u8 = 0x02;
 
@@ -63,13 +63,22 @@ fn steady_flow(
     {
         return None;
     }
+    let destination = DestinationRef::at(entry.destination)?;
+    let room = if entry.is_tunnelled() { tunnel::room_at_once(destination)? } else { 0 };
+    if u32::from(packet.length) + room as u32 > entry.mtu.into() {
+        return None;
+    }
     // Of a destination that was deleted nothing is counted, and packets of clients are dropped.
-    if DestinationRef::at(entry.destination)?.status() & AVAILABLE == 0 {
+    if destination.status() & AVAILABLE == 0 {
         return None;
     }
     let counted = if out { Counted::Out } else { Counted::In };
     maps::count_packet(settings, entry.destination, counted, packet.length);
-    Some(forward::send(context, packet, &entry))
+    Some(if entry.is_tunnelled() {
+        tunnel::send_at_once(context, settings, packet, &entry, destination)
+    } else {
+        forward::rewrite(context, packet, &entry)
+    })
 }
 
 /// Balances a packet.
@@ -134,7 +143,7 @@ fn known(
     }
     if is_past(entry.hop_until, now) {
         if let Err(why) = forward::resolve(context, settings, packet, entry, now) {
-            return Err(forward::without_hop(context, packet, entry, why));
+            return forward::without_hop(context, packet, entry, why);
         }
         connection::remember_hop(found, entry);
     }

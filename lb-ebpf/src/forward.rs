@@ -11,7 +11,7 @@ use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
-use crate::maps::{self, SettingsRef};
+use crate::maps::{self, SettingsRef, Tunnelling};
 use crate::packet::{Window, move_head};
 
 /// What becomes of a packet that is forwarded, or not decided yet.
@@ -68,7 +68,14 @@ pub fn resolve(
     // Not 0, so that the kernel tells the MTU; not the packet's own, as the answer serves others too.
     fib.__bindgen_anon_1.tot_len = 1;
     fib.__bindgen_anon_2.tos = packet.service_type;
-    if client_side {
+    if entry.is_tunnelled() {
+        let source = maps::tunnel_source(entry.destination);
+        entry.set_tunnel_source(source);
+        fib.l4_protocol = 0;
+        (fib.sport, fib.dport) = (0, 0);
+        fib.__bindgen_anon_3.ipv4_src = source;
+        fib.__bindgen_anon_4.ipv4_dst = entry.address;
+    } else if client_side {
         fib.sport = tuple.raw_source_port();
         fib.dport = entry.port;
         fib.__bindgen_anon_3.ipv4_src = tuple.raw_source();
@@ -89,6 +96,10 @@ pub fn resolve(
         FIB_TOO_BIG => return Err(NoHop::Refused(Reason::TooBig)),
         _ => return Err(NoHop::Refused(Reason::NoRoute)),
     }
+    if entry.is_tunnelled() && entry.tunnel_source() == 0 {
+        // There was no way when the destination was added.
+        return Err(NoHop::Refused(Reason::NoRoute));
+    }
     entry.interface = fib.ifindex;
     entry.vlan = 0;
     if let Some(vlan) = maps::vlan(fib.ifindex) {
@@ -108,39 +119,67 @@ pub fn resolve(
 
 /// What is done with a packet whose next hop is not known.
 #[inline(always)]
-pub fn without_hop(context: &XdpContext, packet: &Packet, entry: &Entry, why: NoHop) -> Reason {
+pub fn without_hop(
+    context: &XdpContext,
+    packet: &Packet,
+    entry: &Entry,
+    why: NoHop,
+) -> Result<Verdict, Reason> {
     let by_stack = match why {
-        NoHop::Refused(reason) => return reason,
+        NoHop::Refused(reason) => return Err(reason),
+        NoHop::Neighbour if entry.is_tunnelled() => return go_on_in_tunnel(Tunnelling::NoNeighbour),
         NoHop::Neighbour => Reason::NeighbourByStack,
         NoHop::Local => Reason::LocalDestination,
     };
     if !entry.has_twin() {
         // The stack would deliver the packet to the director itself: right for a local destination only.
-        return if why == NoHop::Local { by_stack } else { Reason::NeighbourUnresolved };
+        return Err(if why == NoHop::Local { by_stack } else { Reason::NeighbourUnresolved });
     }
     // The stack takes the translated packet from here: it resolves the neighbour, or delivers it.
-    match translate(&mut Window::of(context), packet, entry) {
+    Err(match translate(&mut Window::of(context), packet, entry) {
         Some(()) => by_stack,
         None => Reason::Malformed,
-    }
+    })
 }
 
-/// Rewrites a packet for its next hop, which the entry knows.
+/// The rest is done by `xipvs_tunnel`.
+#[inline(always)]
+fn go_on_in_tunnel(what: Tunnelling) -> Result<Verdict, Reason> {
+    maps::scratch()?.tunnelling = what;
+    Ok(Verdict::GoOn(Program::Tunnel))
+}
+
+/// Sends a packet to its next hop, which the entry knows. Packet and entry are those in the scratch room.
 #[inline(always)]
 pub fn send(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<Verdict, Reason> {
+    if entry.is_tunnelled() {
+        return go_on_in_tunnel(Tunnelling::Send);
+    }
     if packet.length > entry.mtu {
         return Err(Reason::TooBig);
     }
+    rewrite(context, packet, entry)
+}
+
+/// Rewrites a packet that its next hop takes.
+#[inline(always)]
+pub fn rewrite(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<Verdict, Reason> {
     let mut window = Window::of(context);
     if entry.has_twin() {
         translate(&mut window, packet, entry).ok_or(Reason::Malformed)?;
     }
     take_hop(window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?);
-    write_link(context, packet, entry)?;
+    write_link(context, packet, entry, 0)?;
+    Ok(out(context, entry))
+}
+
+/// The verdict for a packet that is as its next hop wants it.
+#[inline(always)]
+pub fn out(context: &XdpContext, entry: &Entry) -> Verdict {
     if entry.interface == context.ingress_ifindex() as u32 {
-        Ok(Verdict::Transmit)
+        Verdict::Transmit
     } else {
-        Ok(Verdict::Redirect(entry.interface))
+        Verdict::Redirect(entry.interface)
     }
 }
 
@@ -160,13 +199,20 @@ fn translate(window: &mut Window, packet: &Packet, entry: &Entry) -> Option<()> 
     Some(())
 }
 
-/// Writes the link header for the next hop, with as many tags as its link wants.
+/// Writes the link header for the next hop, with as many tags as its link wants, and makes so much room behind it;
+/// returns where that begins.
 #[inline(always)]
-fn write_link(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<(), Reason> {
+pub fn write_link(
+    context: &XdpContext,
+    packet: &Packet,
+    entry: &Entry,
+    room: usize,
+) -> Result<usize, Reason> {
     let tagged = entry.vlan != 0;
     let wanted = if tagged { ETHERNET + VLAN_TAG } else { ETHERNET };
     let there = usize::from(packet.network);
-    if wanted != there && !move_head(context, there as i32 - wanted as i32) {
+    let change = there as i32 - (wanted + room) as i32;
+    if change != 0 && !move_head(context, change) {
         return Err(Reason::Internal);
     }
     let mut window = Window::of(context);
@@ -180,5 +226,5 @@ fn write_link(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<()
         header[14..16].copy_from_slice(&entry.vlan.to_ne_bytes());
         header[16..18].copy_from_slice(&[0x08, 0x00]);
     }
-    Ok(())
+    Ok(wanted)
 }

@@ -1,7 +1,6 @@
 //! The XDP program: fetch, decide with `lb-common`, store.
 //!
-//! One entry for packets, and two programs that it goes on in when a packet is not its flow's usual one; below
-//! them every path returns `Result<Verdict, Reason>`, and the one match that turns that into what the kernel wants
+//! One entry for packets, and programs that it goes on in when a packet is not its flow's usual one; below them every path returns `Result<Verdict, Reason>`, and the one match that turns that into what the kernel wants
 //! is here. Two more entries are run by user space through
 //! `BPF_PROG_TEST_RUN`: they start the sweep, and sweep at once before a listing.
 
@@ -22,7 +21,9 @@ mod persistence;
 mod scheduler;
 mod service;
 mod stats;
+mod sum;
 mod sweep;
+mod tunnel;
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
@@ -47,6 +48,12 @@ pub fn xipvs_slow(context: XdpContext) -> u32 {
 #[xdp]
 pub fn xipvs_open(context: XdpContext) -> u32 {
     act(&context, open::open(&context))
+}
+
+/// Sends a packet of a known flow into its tunnel, whatever that takes.
+#[xdp]
+pub fn xipvs_tunnel(context: XdpContext) -> u32 {
+    act(&context, tunnel::send(&context))
 }
 
 /// Does with a packet what was decided.

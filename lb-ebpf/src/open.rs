@@ -73,7 +73,7 @@ pub fn open(context: &XdpContext) -> Result<Verdict, Reason> {
     maps::count_packet(settings, id, Counted::New, packet.length);
     match hop {
         Ok(()) => forward::send(context, &packet, entry),
-        Err(why) => Err(forward::without_hop(context, &packet, entry, why)),
+        Err(why) => forward::without_hop(context, &packet, entry, why),
     }
 }
 

@@ -7,9 +7,14 @@ use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use lb_common::packet::Frame;
 
+use crate::machine::opaque;
+
 /// Largest offset that is asked for: two tags and an IPv4 header with all its options, and some room. The
 /// verifier wants to see a bound on what is added to a packet pointer.
 const OFFSET_MASK: usize = 0xff;
+
+/// Largest offset that a packet's contents are read at; a frame that XDP sees whole is not longer.
+const FAR_MASK: usize = 0x3fff;
 
 /// The bytes of the packet that the program runs on.
 #[derive(Clone, Copy)]
@@ -24,6 +29,29 @@ impl Window {
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
         Self { start: context.data(), end: context.data_end(), context: context.ctx }
+    }
+
+    /// As [`Window::of`].
+    ///
+    /// # Safety
+    ///
+    /// The context is the running program's own.
+    #[inline(always)]
+    pub unsafe fn of_raw(context: *mut xdp_md) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self { start: (*context).data as usize, end: (*context).data_end as usize, context } }
+    }
+
+    /// The `N` bytes from `offset` on, wherever in the packet that is.
+    #[inline(always)]
+    pub fn far_bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        // Hidden, because the compiler would compare with the byte before, from which the verifier learns nothing.
+        let past = opaque((self.start + (offset & FAR_MASK) + N) as u64) as usize;
+        if past > self.end {
+            return None;
+        }
+        // SAFETY: the range lies inside the packet, checked above.
+        Some(unsafe { &*((past - N) as *const [u8; N]) })
     }
 
     /// The `N` bytes from `offset` on, to write.

@@ -4,10 +4,13 @@
 //! IPv4 frame without options, takes its one step, uses what it got, and passes the packet; it drops it when
 //! the step failed, so that a yardstick that measures a miss is noticed.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics, asm_experimental_arch))]
+#![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "`machine` is the only door to them"))]
 #![cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "the host only lints this crate"))]
 #![allow(missing_docs, reason = "the entry macro makes items that it does not document")]
 
+#[allow(dead_code, reason = "the packet program's door; yardsticks only read")]
+mod machine;
 #[allow(dead_code, reason = "the packet program's door; yardsticks only read")]
 mod packet;
 

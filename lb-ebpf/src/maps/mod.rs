@@ -15,13 +15,16 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
+use lb_common::checksum::Sum;
 use lb_common::connection::{Entry, Set};
-use lb_common::destination::{CounterLine, Destination};
+use lb_common::destination::{CounterLine, Destination, DestinationId};
 use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey};
 use lb_common::settings::{Program, Settings, Vlan};
 use lb_common::stats::Estimator;
+
+use crate::machine::opaque;
 
 pub use self::connection::{EntryRef, SetRef};
 pub use self::settings::{SettingsRef, settings};
@@ -50,6 +53,10 @@ static SERVICES: Array<Service, 16384, MAPPED> = Array::new();
 #[btf_map]
 static DESTINATIONS: Array<Destination, 131072, MAPPED> = Array::new();
 
+/// The address that the director has towards each destination, in network order; an IPv4 address in the first word.
+#[btf_map]
+static TUNNEL_SOURCES: Array<[u32; 4], 131072, MAPPED> = Array::new();
+
 /// Counters of each destination on each CPU: slot `cpu * destinations + destination`.
 #[btf_map]
 static COUNTERS: Array<CounterLine, 131072, MAPPED> = Array::new();
@@ -72,7 +79,7 @@ static VLANS: HashMap<u32, Vlan, 4096> = HashMap::new();
 
 /// The programs that the packet program goes on in.
 #[btf_map]
-pub static PROGRAMS: ProgramArray<2> = ProgramArray::new();
+pub static PROGRAMS: ProgramArray<3> = ProgramArray::new();
 
 /// Room for what does not fit the stack.
 #[btf_map]
@@ -87,6 +94,30 @@ pub struct Scratch {
     pub client_side: Entry,
     /// Packets of the destination.
     pub server_side: Entry,
+    /// What `xipvs_tunnel` is to do.
+    pub tunnelling: Tunnelling,
+    /// What is being summed.
+    pub summing: Summing,
+}
+
+/// What `xipvs_tunnel` is to do with a packet.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tunnelling {
+    /// Send it to the next hop, which is known.
+    Send = 0,
+    /// Leave it to the stack, which has to find the next hop.
+    NoNeighbour = 1,
+}
+
+/// A sum over a packet's bytes in the making.
+pub struct Summing {
+    /// Where they begin.
+    pub from: u32,
+    /// How many they are.
+    pub length: u32,
+    /// The sum so far.
+    pub sum: Sum,
 }
 
 /// Room for asking the kernel the way; not on the stack, whose bytes may only be read aligned.
@@ -112,8 +143,15 @@ impl Scratch {
     #[inline(always)]
     pub fn keep(&mut self, packet: Packet) -> Packet {
         // SAFETY: a live place for a plain value.
+        unsafe { write_volatile(&mut self.packet, packet) };
+        self.kept()
+    }
+
+    /// The packet's headers as they were put here, by this program or the one that went on in it.
+    #[inline(always)]
+    pub fn kept(&self) -> Packet {
+        // SAFETY: reading plain values from a live place.
         unsafe {
-            write_volatile(&mut self.packet, packet);
             Packet {
                 tuple: read_volatile(&self.packet.tuple),
                 network: read_volatile(&self.packet.network),
@@ -161,7 +199,9 @@ pub fn count(reason: Reason) {
     if let Some(counters) = REASONS.get_ptr_mut(cpu()) {
         // SAFETY: the element has room for every reason; only this CPU writes it.
         unsafe {
-            let counter = addr_of_mut!((*counters)[reason as usize & (REASON_SLOTS - 1)]);
+            // Hidden, because the compiler knows which reasons there are and would leave the mask out.
+            let slot = opaque(reason as u64) as usize & (REASON_SLOTS - 1);
+            let counter = addr_of_mut!((*counters)[slot]);
             write_volatile(counter, read_volatile(counter).wrapping_add(1));
         }
     }
@@ -178,6 +218,13 @@ pub fn go_on(context: &XdpContext, program: Program) {
 fn cpu() -> u32 {
     // SAFETY: the helper takes nothing.
     unsafe { bpf_get_smp_processor_id() }
+}
+
+/// The address that the director has towards a destination, IPv4, loaded natively; 0 if it has none.
+#[inline(always)]
+pub fn tunnel_source(destination: DestinationId) -> u32 {
+    // SAFETY: the pointer is to an element; user space stores it whole.
+    TUNNEL_SOURCES.get_ptr(destination).map_or(0, |source| unsafe { read_volatile(source.cast::<u32>()) })
 }
 
 /// What is to be known of an interface if it is a VLAN interface.

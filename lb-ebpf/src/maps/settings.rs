@@ -34,6 +34,7 @@ impl SettingsRef {
         reuse_mode,
         expire_quiescent_template,
         wide_services,
+        pmtu_disc,
         ticks_per_second,
         sweep_position,
         sweep_stride,

@@ -5,6 +5,7 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use lb_common::destination::{Destination, DestinationId};
 use lb_common::scheduler::overload::Thresholds;
 use lb_common::service::{LINE, Service, ServiceKey, SetHeader};
+use lb_common::tunnel::Tunnel;
 
 use super::{ARENA, DESTINATIONS, SERVICE_INDEX, SERVICES};
 use crate::machine;
@@ -129,6 +130,19 @@ impl DestinationRef {
         active: u32 = load.active;
         total: u32 = load.total;
         overloaded: u32 = load.overloaded;
+    }
+
+    /// The tunnel.
+    #[inline(always)]
+    pub fn tunnel(self) -> Tunnel {
+        // SAFETY: as above.
+        unsafe {
+            Tunnel {
+                kind: read_volatile(addr_of!((*self.0).tunnel)),
+                checksum: read_volatile(addr_of!((*self.0).tunnel_checksum)),
+                port: read_volatile(addr_of!((*self.0).tunnel_port)),
+            }
+        }
     }
 
     /// The thresholds.

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use lb_common::forward::ForwardingMethod;
 use lb_common::protocol::Protocol;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -43,7 +42,7 @@ const REFUSALS: &[(&str, Fits)] = &[
 /// Whether a refusal is for the service.
 type Fits = fn(&Service) -> bool;
 /// The refusal of a destination.
-const TUNNELS: &str = "tunnels (-i)";
+const FAMILIES: &str = "IPv6";
 /// The refusal of a daemon.
 const DAEMONS: &str = "sync daemons (--start-daemon)";
 
@@ -133,7 +132,7 @@ fn listed_service(service: &Service) -> Option<&'static str> {
 }
 
 fn listed_destination(destination: &Destination) -> Option<&'static str> {
-    (destination.method == ForwardingMethod::Tunnel).then_some(TUNNELS)
+    destination.key.address.is_ipv6().then_some(FAMILIES)
 }
 
 impl Director for Both<'_> {
@@ -260,7 +259,7 @@ fn the_recorded_commands_do_the_same_or_are_refused_by_name() {
     }
     assert!(tally.different.is_empty(), "{} differ", tally.different.len());
     assert!(tally.same > 900 && tally.after > 2300, "only {} and {} ran", tally.same, tally.after);
-    for words in REFUSALS.iter().map(|(words, _)| *words).chain([TUNNELS, DAEMONS]) {
+    for words in REFUSALS.iter().map(|(words, _)| *words).chain([DAEMONS]) {
         assert!(tally.refused.contains_key(words), "{words} was never refused");
     }
 }

@@ -8,7 +8,7 @@ use std::mem::offset_of;
 use std::net::IpAddr;
 
 use lb_common::destination::{AVAILABLE, Destination as Record, DestinationId, IN_USE, Load};
-use lb_common::forward::ForwardingMethod;
+use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::scheduler::overload::Thresholds;
 use lb_common::service::Service as ServiceRecord;
 use lb_common::settings::Settings;
@@ -17,7 +17,7 @@ use zerocopy::FromZeros;
 use super::maps::Maps;
 use super::{address_bytes, address_of, repair, service};
 use crate::director::{Error, Result};
-use crate::table::{Destination, DestinationKey, DestinationReport};
+use crate::table::{Destination, DestinationKey, DestinationReport, Tunnel};
 
 /// Seconds that a deleted destination is kept at least.
 const KEPT: u32 = 120;
@@ -78,6 +78,7 @@ impl Slots {
         service_slot: u32,
         service: &ServiceRecord,
         destination: &Destination,
+        source: Option<IpAddr>,
     ) -> Result<DestinationId> {
         let mut record = Record {
             address: address_bytes(destination.key.address),
@@ -95,7 +96,7 @@ impl Slots {
         repair::concern(maps, record.address);
         if let Some(id) = self.deleted.remove(&Identity::of(&record)) {
             revive(maps, id, service_slot, service);
-            edit(maps, id, destination);
+            edit(maps, id, destination, source);
             store_last_weight(maps, id, destination.weight);
             store_status(maps, id, IN_USE | AVAILABLE);
             return Ok(id);
@@ -103,7 +104,7 @@ impl Slots {
         let id = self.take(maps)?;
         maps.clear_counters(id);
         maps.destinations.write(id, &Record { status: 0, ..record });
-        edit(maps, id, destination);
+        edit(maps, id, destination, source);
         store_last_weight(maps, id, destination.weight);
         store_status(maps, id, IN_USE | AVAILABLE);
         Ok(id)
@@ -151,16 +152,16 @@ fn revive(maps: &Maps, id: DestinationId, service_slot: u32, service: &ServiceRe
 }
 
 /// Stores the word that has protocol, status, forwarding method and tunnel type.
-fn store_word(maps: &Maps, id: DestinationId, status: u8, method: u8) {
+fn store_word(maps: &Maps, id: DestinationId, status: u8, method: u8, tunnel: u8) {
     if let Some(record) = maps.destinations.read(id) {
-        let word = u32::from_ne_bytes([record.protocol, status, method, record.tunnel]);
+        let word = u32::from_ne_bytes([record.protocol, status, method, tunnel]);
         maps.destinations.store_u32(id, offset_of!(Record, protocol), word);
     }
 }
 
 fn store_status(maps: &Maps, id: DestinationId, status: u8) {
     if let Some(record) = maps.destinations.read(id) {
-        store_word(maps, id, status, record.method);
+        store_word(maps, id, status, record.method, record.tunnel);
     }
 }
 
@@ -169,10 +170,15 @@ fn store_last_weight(maps: &Maps, id: DestinationId, weight: u32) {
     maps.destinations.store_u32(id, offset_of!(Record, last_weight), weight);
 }
 
-/// Stores what can be edited of a destination.
-pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination) {
+/// Stores what can be edited of a destination, and the address that this machine has towards it.
+pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination, source: Option<IpAddr>) {
     let Some(record) = maps.destinations.read(id) else { return };
-    store_word(maps, id, record.status, destination.method.number());
+    maps.tunnel_sources.write(id, &source.map_or([0; 16], address_bytes));
+    let Tunnel { kind, port, checksum } = destination.tunnel;
+    let [high, low] = port.to_ne_bytes();
+    let tunnel = u32::from_ne_bytes([high, low, checksum as u8, record.family]);
+    maps.destinations.store_u32(id, offset_of!(Record, tunnel_port), tunnel);
+    store_word(maps, id, record.status, destination.method.number(), kind as u8);
     maps.destinations.store_u32(id, offset_of!(Record, weight), destination.weight);
     if destination.weight != 0 {
         store_last_weight(maps, id, destination.weight);
@@ -217,6 +223,14 @@ pub fn key(maps: &Maps, id: DestinationId) -> Option<DestinationKey> {
     maps.destinations.read(id).map(|record| key_of(&record))
 }
 
+fn tunnel_of(record: &Record) -> Tunnel {
+    Tunnel {
+        kind: TunnelType::from_number(record.tunnel).unwrap_or_default(),
+        port: record.tunnel_port,
+        checksum: TunnelChecksum::from_number(record.tunnel_checksum).unwrap_or_default(),
+    }
+}
+
 fn key_of(record: &Record) -> DestinationKey {
     DestinationKey { address: address_of(record.address, record.family), port: u16::from_be(record.port) }
 }
@@ -230,6 +244,7 @@ pub fn report(maps: &Maps, id: DestinationId) -> Option<DestinationReport> {
             weight: record.weight,
             upper_threshold: record.upper_threshold,
             lower_threshold: record.lower_threshold,
+            tunnel: tunnel_of(&record),
             ..Destination::new(key_of(&record))
         },
         stats: service::stats(&maps.counted(id).since(&record.load.baseline), &maps.rates(id)),

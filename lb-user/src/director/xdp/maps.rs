@@ -42,6 +42,9 @@ pub struct Maps {
     pub destinations: Mapped<Destination>,
     /// Lines of numbers.
     pub arena: Mapped<[u32; LINE]>,
+    /// The address that this machine has towards each destination, network order; an IPv4 address in the first four
+    /// bytes, zeroes for none.
+    pub tunnel_sources: Mapped<[u8; 16]>,
     counters: Mapped<CounterLine>,
     rates: Mapped<Estimator>,
     reasons: Mapped<[u64; REASON_SLOTS]>,
@@ -113,6 +116,7 @@ impl Maps {
             services: mapped(directory, "SERVICES")?,
             destinations: mapped(directory, "DESTINATIONS")?,
             arena: mapped(directory, "ARENA")?,
+            tunnel_sources: mapped(directory, "TUNNEL_SOURCES")?,
             counters: mapped(directory, "COUNTERS")?,
             rates: mapped(directory, "RATES")?,
             reasons: mapped(directory, "REASONS")?,

@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use lb_common::forward::ForwardingMethod;
+use lb_common::forward::{ForwardingMethod, TunnelType};
 use lb_common::settings::Settings;
 
 use self::destination::Slots;
@@ -153,9 +153,14 @@ fn check(destination: &Destination) -> Result<()> {
     if destination.upper_threshold > i32::MAX as u32 {
         return Err(Error::Invalid);
     }
+    if destination.tunnel.kind == TunnelType::Gue && destination.tunnel.port == 0 {
+        return Err(Error::Invalid);
+    }
+    if destination.key.address.is_ipv6() {
+        return unsupported("IPv6");
+    }
     match destination.method {
-        ForwardingMethod::Masquerade | ForwardingMethod::DirectRoute => Ok(()),
-        ForwardingMethod::Tunnel => unsupported("tunnels (-i)"),
+        ForwardingMethod::Masquerade | ForwardingMethod::DirectRoute | ForwardingMethod::Tunnel => Ok(()),
         ForwardingMethod::LocalNode | ForwardingMethod::Bypass => Err(Error::Invalid),
     }
 }
@@ -231,6 +236,7 @@ impl Director for Xdp {
     fn add_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
         let address = destination.key.address;
         let takes = self.next_hops.check(address);
+        let source = self.next_hops.source(address);
         self.change(|maps, known| {
             let (slot, record) = service::find(maps, service)?;
             check(destination)?;
@@ -242,7 +248,7 @@ impl Director for Xdp {
             if set.ids.len() as u32 >= lb_common::service::MAX_DESTINATIONS {
                 return Err(Error::Errno(libc::ENOMEM));
             }
-            let id = known.slots(maps).place(maps, slot, &record, destination)?;
+            let id = known.slots(maps).place(maps, slot, &record, destination, source)?;
             set.ids.insert(0, id);
             known.arena(maps).replace(maps, slot, &set, Change::Added).inspect_err(|_| {
                 destination::delete(maps, known.slots(maps), id);
@@ -253,12 +259,13 @@ impl Director for Xdp {
     }
 
     fn edit_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
+        let source = self.next_hops.source(destination.key.address);
         self.change(|maps, known| {
             let (slot, record) = service::find(maps, service)?;
             check(destination)?;
             let set = set::read(maps, &record);
             let position = position(maps, &set, &destination.key).ok_or(Error::NoSuchDestination)?;
-            destination::edit(maps, set.ids[position], destination);
+            destination::edit(maps, set.ids[position], destination, source);
             known.arena(maps).replace(maps, slot, &set, Change::Edited)
         })
     }

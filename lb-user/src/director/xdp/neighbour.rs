@@ -46,7 +46,7 @@ pub fn manage(routing: &mut Routing, destination: Ipv4Addr, way: Way) -> Result<
 
 fn manage_inner(routing: &mut Routing, destination: Ipv4Addr, way: Way) -> Result<Managed, Refusal> {
     let (interface, address) = match way {
-        Way::Neighbour { interface, address } => (interface, address),
+        Way::Neighbour { interface, address, .. } => (interface, address),
         Way::Local => return Ok(Managed::Local),
         Way::Many | Way::None => return Ok(Managed::NoRoute),
     };

@@ -26,18 +26,27 @@ impl NextHops {
         self.routing.as_mut().ok_or_else(|| Error::Unavailable("no routing socket".into()))
     }
 
+    /// The address that this machine has on the way to another; none where there is no way out.
+    pub fn source(&mut self, address: IpAddr) -> Option<IpAddr> {
+        match self.check(address).ok()? {
+            Way::Neighbour { source, .. } => source.map(IpAddr::V4),
+            _ => None,
+        }
+    }
+
     /// Refuses an address that is neither unicast nor local. One without a route is fine.
-    pub fn check(&mut self, address: IpAddr) -> Result<()> {
+    pub fn check(&mut self, address: IpAddr) -> Result<Way> {
         let IpAddr::V4(address) = address else { return Err(Error::Invalid) };
         if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
             return Err(Error::Invalid);
         }
-        if !self.ways.contains_key(&address) {
+        let way = match self.ways.get(&address) {
+            Some(way) => *way,
             // Where the kernel cannot be asked, it cannot be of another opinion.
-            let way = self.routing()?.way(address).unwrap_or(Way::None);
-            self.ways.insert(address, way);
-        }
-        if self.ways.get(&address) == Some(&Way::Many) { Err(Error::Invalid) } else { Ok(()) }
+            None => self.routing()?.way(address).unwrap_or(Way::None),
+        };
+        self.ways.insert(address, way);
+        if way == Way::Many { Err(Error::Invalid) } else { Ok(way) }
     }
 
     /// Has the kernel keep the next hop towards an address resolved. Where that fails packets find out themselves:

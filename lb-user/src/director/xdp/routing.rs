@@ -51,6 +51,8 @@ pub enum Way {
         interface: u32,
         /// The neighbour's address.
         address: Ipv4Addr,
+        /// The address that this machine has on that way, if routing prefers one.
+        source: Option<Ipv4Addr>,
     },
     /// To this machine.
     Local,
@@ -126,8 +128,12 @@ impl Routing {
             RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
             _ => None,
         });
+        let source = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => Some(*source),
+            _ => None,
+        });
         Ok(match interface {
-            Some(interface) => Way::Neighbour { interface, address: gateway.unwrap_or(address) },
+            Some(interface) => Way::Neighbour { interface, address: gateway.unwrap_or(address), source },
             None => Way::None,
         })
     }

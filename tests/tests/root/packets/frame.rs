@@ -35,9 +35,13 @@ pub struct Frame {
     pub link: [Mac; 2],
     /// VLAN tags with their kind, outermost first.
     pub tags: Vec<(u16, u16)>,
+    /// What lies between the link header and the IPv4 header: a tunnel's headers.
+    pub outer: Vec<u8>,
     pub source: SocketAddrV4,
     pub destination: SocketAddrV4,
     pub time_to_live: u8,
+    pub service_type: u8,
+    pub dont_fragment: bool,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
     pub transport: Transport,
@@ -49,9 +53,12 @@ impl Frame {
         Self {
             link: [[0x02; 6], [0x04; 6]],
             tags: Vec::new(),
+            outer: Vec::new(),
             source,
             destination,
             time_to_live: 64,
+            service_type: 0,
+            dont_fragment: true,
             options: Vec::new(),
             transport,
             payload: Vec::new(),
@@ -77,6 +84,21 @@ impl Frame {
 
     pub fn time_to_live(self, time_to_live: u8) -> Self {
         Self { time_to_live, ..self }
+    }
+
+    /// With this type-of-service byte.
+    pub fn service_type(self, service_type: u8) -> Self {
+        Self { service_type, ..self }
+    }
+
+    /// May be cut in pieces.
+    pub fn fragmentable(self) -> Self {
+        Self { dont_fragment: false, ..self }
+    }
+
+    /// Behind a tunnel's headers.
+    pub fn behind(self, outer: Vec<u8>) -> Self {
+        Self { outer, ..self }
     }
 
     pub fn options(self, options: impl Into<Vec<u8>>) -> Self {
@@ -116,7 +138,9 @@ impl Frame {
         let (source, destination) = (self.source.ip().octets(), self.destination.ip().octets());
         let mut header = Ipv4Header::new(0, self.time_to_live, protocol, source, destination).unwrap();
         header.identification = 0x1234;
-        header.dont_fragment = true;
+        header.dont_fragment = self.dont_fragment;
+        header.dscp = (self.service_type >> 2).try_into().unwrap();
+        header.ecn = (self.service_type & 3).try_into().unwrap();
         header.options = self.options.as_slice().try_into().unwrap();
         header.set_payload_len(payload.into()).unwrap();
         header.header_checksum = header.calc_header_checksum();
@@ -155,6 +179,11 @@ impl Frame {
         self.network().total_len.into()
     }
 
+    /// The packet: the frame from the IPv4 header on.
+    pub fn packet(&self) -> Vec<u8> {
+        [self.network().to_bytes().to_vec(), self.transport_bytes()].concat()
+    }
+
     /// The frame.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.link.concat();
@@ -163,8 +192,8 @@ impl Frame {
             bytes.extend_from_slice(&identifier.to_be_bytes());
         }
         bytes.extend_from_slice(&0x0800u16.to_be_bytes());
-        bytes.extend_from_slice(&self.network().to_bytes());
-        bytes.extend_from_slice(&self.transport_bytes());
+        bytes.extend_from_slice(&self.outer);
+        bytes.extend_from_slice(&self.packet());
         bytes
     }
 }

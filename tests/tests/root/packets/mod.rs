@@ -21,3 +21,4 @@ mod persistence;
 mod schedulers;
 mod table_changes;
 mod tcp_states;
+mod tunnel;

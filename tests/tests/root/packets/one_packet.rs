@@ -41,7 +41,7 @@ fn each_datagram_is_under_the_threshold() {
 
 #[test]
 fn templates_work_with_it() {
-    let mut fixture = Fixture::configured(
+    let fixture = Fixture::configured(
         "-A -u 192.168.1.100:53 -s rr -o -p 60
          -a -u 192.168.1.100:53 -r 10.0.0.11:53 -m
          -a -u 192.168.1.100:53 -r 10.0.0.12:53 -m",

@@ -28,7 +28,8 @@ pub const ENTRY: &str = "xipvs";
 /// Arms the timer of the sweep.
 const START: &str = "xipvs_start";
 /// What the entry goes on in.
-const CONTINUATIONS: [(Program, &str); 2] = [(Program::Slow, "xipvs_slow"), (Program::Open, "xipvs_open")];
+const CONTINUATIONS: [(Program, &str); 3] =
+    [(Program::Slow, "xipvs_slow"), (Program::Open, "xipvs_open"), (Program::Tunnel, "xipvs_tunnel")];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";
 /// Where things are made, inside the pin directory.
@@ -76,6 +77,7 @@ fn make(pins: &Pins, sizes: &Sizes) -> Result<()> {
         loader
             .map_max_entries("CONNECTIONS", sizes.sets)
             .map_max_entries("DESTINATIONS", sizes.destinations)
+            .map_max_entries("TUNNEL_SOURCES", sizes.destinations)
             .map_max_entries("COUNTERS", counters)
             .map_max_entries("RATES", sizes.destinations)
             .map_max_entries("SERVICES", sizes.services)

@@ -1,0 +1,339 @@
+//! The headers around a packet that goes to its destination through a tunnel.
+//!
+//! An outer IP header of either family around a packet of either family, and between them nothing (IPIP), a GRE
+//! header, or a UDP and a GUE header. Written into the packet's own bytes; nothing is ever unwrapped here.
+//! IPVS counterpart: `ip_vs_tunnel_xmit`, `ipvs_gre_encap` and `ipvs_gue_encap`. Sources: RFC 2003, RFC 2784, the
+//! draft of GUE (draft-ietf-intarea-gue), and what IPVS sends.
+
+use crate::checksum::{self, Sum};
+use crate::forward::{TunnelChecksum, TunnelType};
+
+/// Bytes of an IPv6 header without extension headers.
+pub const IPV6: usize = 40;
+/// Bytes of an IPv4 header without options.
+const IPV4: usize = crate::packet::IPV4;
+/// Bytes of a GRE header without a checksum.
+const GRE: usize = 4;
+/// Bytes that a GRE header's checksum takes, with the zeroes behind it.
+const GRE_CHECKSUM: usize = 4;
+/// Bytes of a UDP and a GUE header.
+const GUE: usize = crate::packet::UDP + 4;
+
+/// Most bytes that lie between the outer and the inner IP header.
+pub const MAX_ENCAPSULATION: usize = GUE;
+
+/// The smallest packet that a way must take for a tunnel over it to be used, IPv4: RFC 791.
+pub const LEAST_MTU: u16 = 68;
+
+/// Source ports of GUE: the default of `ip_local_port_range`.
+const SOURCE_PORTS: (u16, u16) = (32768, 60999);
+
+/// An IP protocol's family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The IP protocol number of a packet of this family inside another.
+    #[inline(always)]
+    pub const fn protocol(self) -> u8 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 41,
+        }
+    }
+
+    /// The Ethernet protocol number.
+    #[inline(always)]
+    pub const fn ethertype(self) -> [u8; 2] {
+        match self {
+            Self::V4 => [0x08, 0x00],
+            Self::V6 => [0x86, 0xdd],
+        }
+    }
+}
+
+/// What an outer header takes over from the packet inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inner {
+    /// Its family.
+    pub family: Family,
+    /// Its length, header included, in bytes.
+    pub length: u16,
+    /// Its type of service or traffic class.
+    pub service_type: u8,
+    /// Its time to live or hop limit, one already taken off.
+    pub time_to_live: u8,
+    /// It must not be fragmented, and neither must what is around it. Never set for IPv6.
+    pub dont_fragment: bool,
+}
+
+/// A destination's tunnel, as its record has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Number of a [`TunnelType`]; others are as IPIP.
+    pub kind: u8,
+    /// Number of a [`TunnelChecksum`].
+    pub checksum: u8,
+    /// UDP port of GUE.
+    pub port: u16,
+}
+
+impl Tunnel {
+    #[inline(always)]
+    const fn is_gre(self) -> bool {
+        self.kind == TunnelType::Gre as u8
+    }
+
+    #[inline(always)]
+    const fn is_gue(self) -> bool {
+        self.kind == TunnelType::Gue as u8
+    }
+
+    /// Whether the whole packet has to be summed.
+    ///
+    /// Remote checksum offload is for packets whose own checksum is still to be computed, which none is that comes
+    /// from a wire: others get the outer UDP checksum.
+    #[inline(always)]
+    pub const fn has_checksum(self) -> bool {
+        (self.is_gre() || self.is_gue()) && self.checksum != TunnelChecksum::None as u8
+    }
+
+    /// Bytes between the outer and the inner IP header.
+    #[inline(always)]
+    pub const fn encapsulation(self) -> usize {
+        if self.is_gue() {
+            GUE
+        } else if !self.is_gre() {
+            0
+        } else if self.has_checksum() {
+            GRE + GRE_CHECKSUM
+        } else {
+            GRE
+        }
+    }
+
+    /// The IP protocol number in the outer header.
+    #[inline(always)]
+    pub const fn protocol(self, inner: Family) -> u8 {
+        if self.is_gue() {
+            17
+        } else if self.is_gre() {
+            47
+        } else {
+            inner.protocol()
+        }
+    }
+}
+
+/// The outer type of service: the inner one, but that "congestion experienced" becomes ECT(0), as what is experienced
+/// on the way through the tunnel is yet to be seen.
+#[doc(alias = "INET_ECN_encapsulate")]
+#[inline(always)]
+pub const fn outer_service_type(inner: u8) -> u8 {
+    if inner & 3 == 3 { inner & !3 | 2 } else { inner }
+}
+
+/// Writes an outer IPv4 header. `identification` is used where the packet may be fragmented. Addresses in network order.
+#[inline(always)]
+pub fn write_ipv4(
+    header: &mut [u8; IPV4],
+    tunnel: Tunnel,
+    inner: Inner,
+    source: [u8; 4],
+    destination: [u8; 4],
+    identification: u16,
+) {
+    let length = (inner.length as usize + tunnel.encapsulation() + IPV4) as u16;
+    let (identification, fragments) =
+        if inner.dont_fragment { ([0, 0], [0x40, 0]) } else { (identification.to_be_bytes(), [0, 0]) };
+    header[0] = 0x45;
+    header[1] = outer_service_type(inner.service_type);
+    header[2..4].copy_from_slice(&length.to_be_bytes());
+    header[4..6].copy_from_slice(&identification);
+    header[6..8].copy_from_slice(&fragments);
+    header[8] = inner.time_to_live;
+    header[9] = tunnel.protocol(inner.family);
+    header[10..12].copy_from_slice(&[0, 0]);
+    header[12..16].copy_from_slice(&source);
+    header[16..20].copy_from_slice(&destination);
+    let checksum = Sum::ZERO.with(header).finish();
+    header[10..12].copy_from_slice(&checksum);
+}
+
+/// Writes an outer IPv6 header. Addresses in network order.
+#[inline(always)]
+pub fn write_ipv6(
+    header: &mut [u8; IPV6],
+    tunnel: Tunnel,
+    inner: Inner,
+    source: [u8; 16],
+    destination: [u8; 16],
+) {
+    let length = (inner.length as usize + tunnel.encapsulation()) as u16;
+    let class = outer_service_type(inner.service_type);
+    header[0] = 0x60 | class >> 4;
+    header[1] = class << 4;
+    header[2..4].copy_from_slice(&[0, 0]);
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    header[6] = tunnel.protocol(inner.family);
+    header[7] = inner.time_to_live;
+    header[8..24].copy_from_slice(&source);
+    header[24..40].copy_from_slice(&destination);
+}
+
+/// Writes a GRE header without a checksum.
+#[inline(always)]
+pub fn write_gre(header: &mut [u8; 4], inner: Family) {
+    let [high, low] = inner.ethertype();
+    *header = [0, 0, high, low];
+}
+
+/// Writes a GRE header with the checksum of what is inside, `payload` being the sum over that.
+#[inline(always)]
+pub fn write_gre_checked(header: &mut [u8; 8], inner: Family, payload: Sum) {
+    let [high, low] = inner.ethertype();
+    let [one, two] = payload.with(&[0x80, 0, high, low]).finish();
+    *header = [0x80, 0, high, low, one, two, 0, 0];
+}
+
+/// Writes a UDP header and a GUE header, without a checksum. `hash` is the flow's.
+#[inline(always)]
+pub fn write_gue(header: &mut [u8; GUE], tunnel: Tunnel, inner: Inner, hash: u32) {
+    let length = (inner.length as usize + GUE) as u16;
+    header[0..2].copy_from_slice(&source_port(hash).to_be_bytes());
+    header[2..4].copy_from_slice(&tunnel.port.to_be_bytes());
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    header[6..8].copy_from_slice(&[0, 0]);
+    // Version 0, no control message, no options; the protocol inside; no flags.
+    header[8..12].copy_from_slice(&[0, inner.family.protocol(), 0, 0]);
+}
+
+/// Puts the UDP checksum into what [`write_gue`] wrote; `rest` is the sum over the pseudo-header and what is inside.
+#[inline(always)]
+pub fn write_gue_checksum(header: &mut [u8; GUE], rest: Sum) {
+    let checksum = checksum::udp(rest.with(header).finish());
+    header[6..8].copy_from_slice(&checksum);
+}
+
+/// The sum over the pseudo-header of an outer UDP header, IPv4.
+#[inline(always)]
+pub fn pseudo_ipv4(source: [u8; 4], destination: [u8; 4], inner_length: u16) -> Sum {
+    let length = (inner_length as usize + GUE) as u16;
+    Sum::ZERO.with(&source).with(&destination).with(&[0, 17]).with(&length.to_be_bytes())
+}
+
+/// The source port of GUE for a flow: always the same one, so that the way of a flow through the network is.
+#[doc(alias = "udp_flow_src_port")]
+#[inline(always)]
+pub const fn source_port(hash: u32) -> u16 {
+    let (least, most) = SOURCE_PORTS;
+    let hash = hash ^ hash << 16;
+    least + ((hash as u64 * (most - least) as u64) >> 32) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, UdpHeaderSlice};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const IPIP: Tunnel = Tunnel { kind: 0, checksum: 0, port: 0 };
+
+    fn inner(family: Family) -> Inner {
+        Inner { family, length: 1480, service_type: 0, time_to_live: 63, dont_fragment: family == Family::V4 }
+    }
+
+    /// The wire samples of IPVS: `10.1.1.1 -> 10.1.1.2`, protocol 4, ttl 63, id 0, DF.
+    #[test]
+    fn ipip_around_ipv4_is_as_ipvs_writes_it() {
+        let mut header = [0xff; IPV4];
+        write_ipv4(&mut header, IPIP, inner(Family::V4), [10, 1, 1, 1], [10, 1, 1, 2], 77);
+        let read = Ipv4HeaderSlice::from_slice(&header).unwrap();
+        assert_eq!((read.protocol().0, read.ttl(), read.total_len()), (4, 63, 1500));
+        assert_eq!((read.identification(), read.dont_fragment()), (0, true));
+        assert_eq!((read.source(), read.destination()), ([10, 1, 1, 1], [10, 1, 1, 2]));
+        assert_eq!(read.header_checksum(), read.to_header().calc_header_checksum());
+    }
+
+    #[test]
+    fn the_four_combinations_of_families() {
+        for (family, protocol) in [(Family::V4, 4), (Family::V6, 41)] {
+            let mut header = [0xff; IPV4];
+            write_ipv4(&mut header, IPIP, inner(family), [10, 1, 1, 1], [10, 1, 1, 2], 77);
+            let read = Ipv4HeaderSlice::from_slice(&header).unwrap();
+            assert_eq!(read.protocol().0, protocol);
+            // What goes around IPv6 may be fragmented, and then has an identification.
+            assert_eq!(read.identification(), if family == Family::V4 { 0 } else { 77 });
+            let mut header = [0xff; IPV6];
+            write_ipv6(&mut header, IPIP, inner(family), [1; 16], [2; 16]);
+            let read = Ipv6HeaderSlice::from_slice(&header).unwrap();
+            assert_eq!((read.next_header().0, read.hop_limit(), read.payload_length()), (protocol, 63, 1480));
+            assert_eq!((read.flow_label().value(), read.traffic_class()), (0, 0));
+            assert_eq!((read.source(), read.destination()), ([1; 16], [2; 16]));
+        }
+    }
+
+    #[test]
+    fn congestion_is_not_taken_over() {
+        assert_eq!([0, 1, 2, 3, 0xb8, 0xbb].map(outer_service_type), [0, 1, 2, 2, 0xb8, 0xba]);
+    }
+
+    #[test]
+    fn sizes_and_protocols() {
+        let sizes = |kind, checksum| {
+            let tunnel = Tunnel { kind, checksum, port: 6080 };
+            (tunnel.encapsulation(), tunnel.protocol(Family::V6), tunnel.has_checksum())
+        };
+        assert_eq!(sizes(0, 0), (0, 41, false));
+        assert_eq!(sizes(0, 1), (0, 41, false));
+        assert_eq!(sizes(1, 0), (12, 17, false));
+        assert_eq!(sizes(1, 1), (12, 17, true));
+        assert_eq!(sizes(1, 2), (12, 17, true));
+        assert_eq!(sizes(2, 0), (4, 47, false));
+        assert_eq!(sizes(2, 1), (8, 47, true));
+        assert_eq!(sizes(3, 0), (0, 41, false));
+    }
+
+    #[test]
+    fn source_ports_stay_in_their_range() {
+        assert_eq!(source_port(0), 32768);
+        assert!(
+            [1, 77, 0x1_0000, u32::MAX].into_iter().all(|hash| (32768..60999).contains(&source_port(hash)))
+        );
+        assert_ne!(source_port(0x1000), source_port(0x9000));
+    }
+
+    proptest! {
+        #[test]
+        fn checksums_are_right(payload in proptest::collection::vec(any::<u8>(), 20..200), v6: bool, hash: u32) {
+            let family = if v6 { Family::V6 } else { Family::V4 };
+            let inner = Inner { length: payload.len() as u16, ..inner(family) };
+            let (source, destination) = ([10, 1, 1, 1], [10, 1, 1, 2]);
+
+            let mut gre = [0xff; 8];
+            write_gre_checked(&mut gre, family, Sum::ZERO.with(&payload));
+            prop_assert_eq!(Sum::ZERO.with(&gre).with(&payload).finish(), [0, 0]);
+            prop_assert_eq!([gre[0], gre[1]], [0x80, 0]);
+            prop_assert_eq!([gre[2], gre[3]], family.ethertype());
+            prop_assert_eq!([gre[6], gre[7]], [0, 0]);
+
+            let mut gue = [0xff; 12];
+            write_gue(&mut gue, Tunnel { kind: 1, checksum: 1, port: 6080 }, inner, hash);
+            prop_assert_eq!(&gue[8..], &[0, family.protocol(), 0, 0]);
+            write_gue_checksum(&mut gue, pseudo_ipv4(source, destination, inner.length).with(&payload));
+            let read = UdpHeaderSlice::from_slice(&gue).unwrap();
+            let carried = [&gue[8..], &payload].concat();
+            prop_assert_eq!(
+                read.checksum(),
+                read.to_header().calc_checksum_ipv4_raw(source, destination, &carried).unwrap()
+            );
+            prop_assert_eq!((read.destination_port(), usize::from(read.length())), (6080, carried.len() + 8));
+        }
+    }
+}
