@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lb_common::forward::ForwardingMethod;
 use lb_common::protocol::Protocol;
+use tests::golden;
 use xipvs::cli::names::FileNames;
 use xipvs::director::Director;
 use xipvs::director::kernel::Kernel;
@@ -14,7 +15,6 @@ use xipvs::table::{
     Destination, DestinationKey, Service, ServiceKey, Stats, SyncDaemon, SyncRole, Table, Timeouts,
 };
 
-use super::command_line::ours;
 use super::configuration::{Configuration, as_saved, by_service, configurations, rules_of, sorted};
 use super::{ipvsadm, ipvsadm_prints, kernel, shell};
 
@@ -52,10 +52,10 @@ fn configurations_go_from_ipvsadm_to_us_and_back() {
         assert!(applied.refused.is_empty(), "{title}: {applied:?}");
         let changes = applied.made;
         assert_eq!(ipvsadm_prints(&["-R"], LISTINGS), listed, "{title}: as written by {changes:?}");
-        let (ours, complaints, status) = ours(&["ipvsadm", "-R"], LISTINGS, &mut kernel, &no_names);
-        assert_eq!((complaints.as_str(), status), ("", 0), "{title}");
+        let ours = golden::run(&["ipvsadm", "-R"], LISTINGS, &mut kernel, &no_names);
+        assert_eq!((ours.stderr.as_str(), ours.status), ("", 0), "{title}");
         // Of flags without a name ipvsadm writes an option that it does not read.
-        assert_eq!(ours, listed.replace(" -b \n", "\n"), "{title}: as listed by us");
+        assert_eq!(ours.stdout, listed.replace(" -b \n", "\n"), "{title}: as listed by us");
 
         let written = configured(&mut kernel);
         assert_eq!(by_service(&written), by_service(&wanted), "{title}: as written by {changes:?}");

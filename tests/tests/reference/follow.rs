@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use lb_common::protocol::Protocol;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tests::golden;
 use tests::lab::binary;
 use xipvs::cli::names::FileNames;
 use xipvs::director::memory::Memory;
@@ -20,7 +21,6 @@ use xipvs::mirror::{Follower, diff, mirror};
 use xipvs::plan::reach;
 use xipvs::table::{Destination, DestinationKey, Service, ServiceKey, Table};
 
-use super::command_line::ours;
 use super::configuration::{Configuration, by_service, configurations, rules_of, sorted};
 use super::{ipvsadm_prints, kernel, shell, xdp};
 
@@ -227,7 +227,7 @@ fn configurations_go_from_xdp_to_the_kernel_and_back() {
     let (mut whole, mut partial) = (0, 0);
     for Configuration { title, rules } in configurations() {
         let mut memory = Memory::default();
-        let (_, complaints, _) = ours(&["xipvs", "-R"], &rules, &mut memory, &no_names);
+        let complaints = golden::run(&["xipvs", "-R"], &rules, &mut memory, &no_names).stderr;
         assert_eq!(complaints, "", "{title}");
         let wanted = memory.table().unwrap().configured();
         let applied = reach(wanted.clone(), &mut *xdp).unwrap();
@@ -247,9 +247,9 @@ fn configurations_go_from_xdp_to_the_kernel_and_back() {
 
         let applied = mirror(&mut *xdp, &mut kernel).unwrap();
         assert!(applied.refused.is_empty(), "{title}: {applied:?}");
-        let (saved, complaints, status) = ours(&["xipvs", "-Sn"], "", &mut *xdp, &no_names);
-        assert_eq!((complaints.as_str(), status), ("", 0), "{title}");
-        assert_eq!(ipvsadm_prints(&["-Sn"], ""), saved, "{title}");
+        let saved = golden::run(&["xipvs", "-Sn"], "", &mut *xdp, &no_names);
+        assert_eq!((saved.stderr.as_str(), saved.status), ("", 0), "{title}");
+        assert_eq!(ipvsadm_prints(&["-Sn"], ""), saved.stdout, "{title}");
 
         xdp.flush().unwrap();
         let applied = mirror(&mut kernel, &mut *xdp).unwrap();

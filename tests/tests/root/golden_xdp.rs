@@ -2,73 +2,41 @@
 //!
 //! Each verb is carried out on the memory director as well, but for those that the XDP director refuses, and
 //! has to come to the same. So what follows a refusal in a case is compared too: with the memory director, which
-//! `lb-user/tests/golden.rs` holds to the recordings. What may be refused is in [`REFUSALS`], and is refused always.
+//! `tests/golden.rs` holds to the recordings. What may be refused is in [`REFUSALS`], and is refused always.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt::Debug;
-use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use lb_common::protocol::Protocol;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use serde::Deserialize;
+use tests::golden::{Record, cases, host, names};
 use xipvs::cli::names::FileNames;
-use xipvs::cli::{self, Streams};
-use xipvs::director::memory::{Host, Interface, Memory};
+use xipvs::director::memory::Memory;
+use xipvs::director::xdp::refusal::{self, REFUSALS, Refusal};
 use xipvs::director::xdp::sizes::Sizes;
 use xipvs::director::xdp::{Xdp, lifecycle};
 use xipvs::director::{Director, Error, Result};
 use xipvs::table::{
-    ConnectionReport, Destination, DestinationKey, DestinationReport, Family, Info, Service, ServiceKey,
+    ConnectionReport, Destination, DestinationKey, DestinationReport, Info, Service, ServiceKey,
     ServiceReport, SyncDaemon, SyncRole, Timeouts,
 };
 
-/// The refusals that `COMPATIBILITY.md` lists for services: the words, and which services they are for. The first that
-/// fits counts.
-const REFUSALS: &[(&str, Fits)] = &[
-    ("firewall mark services (-f)", |service| matches!(service.key, ServiceKey::Mark { .. })),
-    ("SCTP (--sctp-service)", |service| {
-        matches!(service.key, ServiceKey::Address { protocol: Protocol::Sctp, .. })
-    }),
-    ("IPv6", |service| service.key.family() == Family::V6),
-    ("the scheduler", |service| ["lblc", "lblcr"].contains(&service.scheduler.as_str())),
-    ("persistence engines (--pe)", |service| service.engine.is_some()),
-];
-/// Whether a refusal is for the service.
-type Fits = fn(&Service) -> bool;
-/// The refusal of a destination.
-const FAMILIES: &str = "IPv6";
-/// The refusal of a daemon.
-const DAEMONS: &str = "sync daemons (--start-daemon)";
-
 /// The scheduler that the XDP director has and Debian's kernel, and so the memory director, has not.
-const MORE_THAN_THE_KERNEL: &str = "add-service/sched-bad-twos";
-
-/// Known bugs that are not copied, of the command line and not of a director; `lb-user/tests/golden.rs` has the reasons.
-const LEFT_OUT: &[(&str, &[u32])] = &[
-    ("add-service/b-comma", &[0, 1, 2]),
-    ("save-restore/sh-flag3-round-trip", &[1]),
-    ("save-restore/restore-final-space-no-newline", &[3]),
-];
+const MORE_THAN_THE_KERNEL: &str = "twos";
 
 /// The namespace, as the cases with interfaces expect it.
-const INTERFACES: &[u8] = b"link set lo up
-link add dum0 type veth peer name dum1
-addr add 192.0.2.1/24 dev dum0
-link set dum0 up
-";
+const INTERFACES: [&str; 3] =
+    ["ip link add dum0 type veth peer name dum1", "ip addr add 192.0.2.1/24 dev dum0", "ip link set dum0 up"];
 
 /// Two directors that have to agree.
 struct Both<'a> {
     xdp: &'a mut Xdp,
     memory: Memory,
     /// How often what was refused.
-    refused: BTreeMap<String, u32>,
+    refused: BTreeMap<&'static str, u32>,
     /// Where they did not agree.
     different: Vec<String>,
     /// Whether anything was refused since the case began.
@@ -80,16 +48,17 @@ impl Both<'_> {
     fn change(
         &mut self,
         what: impl Debug,
-        listed: Option<&str>,
+        listed: Option<&'static Refusal>,
         verb: impl Fn(&mut dyn Director) -> Result<()>,
     ) -> Result<()> {
         let here = verb(self.xdp);
         if let Err(Error::Unsupported(said)) = &here {
             self.diverged = true;
-            let words = said.strip_prefix("The XDP director does not have ").unwrap_or(said);
             match listed {
-                Some(listed) if words.starts_with(listed) => {
-                    *self.refused.entry(listed.into()).or_default() += 1;
+                Some(Refusal { what, .. })
+                    if *said == format!("The XDP director does not have {what} yet") =>
+                {
+                    *self.refused.entry(what).or_default() += 1;
                 }
                 _ => self.different.push(format!("{what:?} is refused: {said}")),
             }
@@ -99,7 +68,7 @@ impl Both<'_> {
         if said(&here) != said(&there) {
             self.different.push(format!("{what:?} here: {}, in memory: {}", said(&here), said(&there)));
         } else if let (Some(listed), Ok(())) = (listed, &here) {
-            self.different.push(format!("{what:?} is accepted in spite of {listed}"));
+            self.different.push(format!("{what:?} is accepted in spite of {listed:?}"));
         }
         here
     }
@@ -127,14 +96,6 @@ fn said(result: &Result<()>) -> String {
     result.as_ref().map_or_else(ToString::to_string, |()| "done".into())
 }
 
-fn listed_service(service: &Service) -> Option<&'static str> {
-    REFUSALS.iter().find(|(_, fits)| fits(service)).map(|(words, _)| *words)
-}
-
-fn listed_destination(destination: &Destination) -> Option<&'static str> {
-    destination.key.address.is_ipv6().then_some(FAMILIES)
-}
-
 impl Director for Both<'_> {
     fn info(&mut self) -> Result<Info> {
         self.look(|director| director.info())
@@ -158,11 +119,11 @@ impl Director for Both<'_> {
     }
 
     fn add_service(&mut self, service: &Service) -> Result<()> {
-        self.change(service, listed_service(service), |director| director.add_service(service))
+        self.change(service, refusal::of_service(service), |director| director.add_service(service))
     }
 
     fn edit_service(&mut self, service: &Service) -> Result<()> {
-        self.change(service, listed_service(service), |director| director.edit_service(service))
+        self.change(service, refusal::of_service(service), |director| director.edit_service(service))
     }
 
     fn delete_service(&mut self, key: &ServiceKey) -> Result<()> {
@@ -174,13 +135,13 @@ impl Director for Both<'_> {
     }
 
     fn add_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
-        self.change((service, destination), listed_destination(destination), |director| {
+        self.change((service, destination), refusal::of_destination(destination), |director| {
             director.add_destination(service, destination)
         })
     }
 
     fn edit_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
-        self.change((service, destination), listed_destination(destination), |director| {
+        self.change((service, destination), refusal::of_destination(destination), |director| {
             director.edit_destination(service, destination)
         })
     }
@@ -206,7 +167,7 @@ impl Director for Both<'_> {
     }
 
     fn start_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
-        self.change(daemon, Some(DAEMONS), |director| director.start_daemon(daemon))
+        self.change(daemon, refusal::of_daemon(), |director| director.start_daemon(daemon))
     }
 
     fn stop_daemon(&mut self, role: SyncRole) -> Result<()> {
@@ -218,25 +179,6 @@ impl Director for Both<'_> {
     }
 }
 
-#[derive(Debug, Deserialize)]
-struct Record {
-    case: String,
-    step: u32,
-    argv: Option<Vec<String>>,
-    stdin: Option<String>,
-    #[serde(default)]
-    stdout: String,
-    #[serde(default)]
-    stderr: String,
-    #[serde(default)]
-    status: u8,
-    user: Option<String>,
-    unstable: Option<String>,
-    note: Option<String>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-}
-
 /// What became of all commands.
 #[derive(Debug, Default)]
 struct Tally {
@@ -245,7 +187,7 @@ struct Tally {
     /// Commands after a refusal, compared with the memory director's verbs.
     after: u32,
     /// How often what was refused.
-    refused: BTreeMap<String, u32>,
+    refused: BTreeMap<&'static str, u32>,
     different: Vec<String>,
 }
 
@@ -259,8 +201,8 @@ fn the_recorded_commands_do_the_same_or_are_refused_by_name() {
     }
     assert!(tally.different.is_empty(), "{} differ", tally.different.len());
     assert!(tally.same > 900 && tally.after > 2300, "only {} and {} ran", tally.same, tally.after);
-    for words in REFUSALS.iter().map(|(words, _)| *words).chain([DAEMONS]) {
-        assert!(tally.refused.contains_key(words), "{words} was never refused");
+    for Refusal { what, .. } in REFUSALS {
+        assert!(tally.refused.contains_key(what), "{what} was never refused");
     }
 }
 
@@ -273,19 +215,10 @@ fn run_all() -> Tally {
         lifecycle::load(&sizes).unwrap()
     };
     let mut xdp = Xdp::open(pins.directory()).unwrap();
-    let names = names();
+    let names = names().unwrap();
     let mut tally = Tally::default();
-    let mut files: Vec<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
-    files.sort();
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap();
-        let records: Vec<Record> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        for case in records.chunk_by(|a, b| a.case == b.case) {
-            if case[0].case != MORE_THAN_THE_KERNEL {
-                run_case(case, &mut xdp, &names, &mut tally);
-            }
-        }
+    for case in cases().unwrap() {
+        run_case(&case, &mut xdp, &names, &mut tally);
     }
     tally
 }
@@ -295,47 +228,33 @@ fn run_case(case: &[Record], xdp: &mut Xdp, names: &FileNames, tally: &mut Tally
     xdp.set_timeouts(&Timeouts::default()).unwrap();
     let mut both = Both {
         xdp,
-        memory: Memory::new(host()),
+        memory: Memory::new(host(&INTERFACES.map(str::to_owned)).unwrap()),
         refused: BTreeMap::new(),
         different: Vec::new(),
         diverged: false,
     };
     for record in case {
-        // What needs packets, doctored counters, /proc, or another user.
-        let elsewhere = record.case.starts_with("traffic/")
+        // What needs packets, doctored counters, /proc, or another user; and what adds nothing to a table but here.
+        if !record.is_command_line()
             || !record.env.is_empty()
             || record.user.is_some()
-            || record.argv.as_ref().is_none_or(|argv| argv[0] == "cat");
-        if elsewhere {
+            || record.argv.iter().flatten().any(|word| word == MORE_THAN_THE_KERNEL)
+        {
             continue;
         }
-        let argv: Vec<OsString> = record.argv.iter().flatten().map(OsString::from).collect();
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut stdin = record.stdin.as_deref().unwrap_or_default().as_bytes();
-        let mut streams = Streams { stdin: &mut stdin, stdout: &mut stdout, stderr: &mut stderr };
-        let status = cli::run(&argv, &mut streams, &mut both, names);
+        let printed = record.run(&mut both, names);
+        let (case, step) = (&record.case, record.step);
         for text in both.different.drain(..) {
-            tally.different.push(format!("{} {} {argv:?}: {text}", record.case, record.step));
+            tally.different.push(format!("{case} {step} {:?}: {text}", record.argv));
         }
         if both.diverged {
             tally.after += 1;
             continue;
         }
-        let mut stdout = String::from_utf8(stdout).unwrap();
-        let stderr = String::from_utf8(stderr).unwrap();
-        if record.note.as_deref().is_some_and(|note| note.starts_with("the version line only")) {
-            stdout.truncate(record.stdout.len());
-        }
-        let same = stdout == record.stdout && stderr == record.stderr && status == record.status;
-        let left_out =
-            LEFT_OUT.iter().any(|(case, steps)| *case == record.case && steps.contains(&record.step));
-        if same {
-            tally.same += 1;
-        } else if record.unstable.is_none() && !left_out {
-            tally.different.push(format!(
-                "{} {}: {argv:?}\n--- recorded, status {}\n{}{}--- here, status {status}\n{stdout}{stderr}",
-                record.case, record.step, record.status, record.stdout, record.stderr
-            ));
+        match record.difference(&printed) {
+            None => tally.same += 1,
+            Some(_) if record.unstable.is_some() || record.is_left_out() => {}
+            Some(difference) => tally.different.push(difference),
         }
     }
     for (words, count) in both.refused {
@@ -352,24 +271,10 @@ fn alone() {
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
     let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(INTERFACES).unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for command in ["ip link set lo up"].iter().chain(&INTERFACES) {
+        writeln!(input, "{}", command.trim_start_matches("ip ")).unwrap();
+    }
+    drop(input);
     assert!(child.wait().unwrap().success(), "ip failed");
-}
-
-/// The same namespace for the memory director.
-fn host() -> Host {
-    let mut host = Host::default();
-    host.interfaces.insert("dum0".into(), Interface { mtu: 1500, up: true });
-    host.local.insert([192, 0, 2, 1].into());
-    host.broadcast.insert([192, 0, 2, 255].into());
-    host
-}
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
-}
-
-fn names() -> FileNames {
-    let read = |name: &str| fs::read_to_string(folder().join(name)).unwrap();
-    FileNames::parse(&read("hosts"), &read("services"))
 }

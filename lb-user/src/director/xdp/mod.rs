@@ -12,6 +12,7 @@ mod mapped;
 pub mod maps;
 pub mod neighbour;
 mod next_hops;
+pub mod refusal;
 pub mod repair;
 pub mod routing;
 pub mod service;
@@ -140,12 +141,7 @@ impl Xdp {
     }
 }
 
-/// Refuses by name what the packet program cannot do yet.
-fn unsupported<T>(what: &str) -> Result<T> {
-    Err(Error::Unsupported(format!("The XDP director does not have {what} yet")))
-}
-
-/// What the kernel checks of a destination before it looks whether it is there.
+/// What the kernel checks of a destination before it looks whether it is there, and what the packet program cannot do.
 fn check(destination: &Destination) -> Result<()> {
     if destination.weight > i32::MAX as u32 || destination.lower_threshold > destination.upper_threshold {
         return Err(Error::OutOfRange);
@@ -156,13 +152,10 @@ fn check(destination: &Destination) -> Result<()> {
     if destination.tunnel.kind == TunnelType::Gue && destination.tunnel.port == 0 {
         return Err(Error::Invalid);
     }
-    if destination.key.address.is_ipv6() {
-        return unsupported("IPv6");
+    if matches!(destination.method, ForwardingMethod::LocalNode | ForwardingMethod::Bypass) {
+        return Err(Error::Invalid);
     }
-    match destination.method {
-        ForwardingMethod::Masquerade | ForwardingMethod::DirectRoute | ForwardingMethod::Tunnel => Ok(()),
-        ForwardingMethod::LocalNode | ForwardingMethod::Bypass => Err(Error::Invalid),
-    }
+    refusal::refuse(refusal::of_destination(destination))
 }
 
 impl Director for Xdp {
@@ -318,7 +311,7 @@ impl Director for Xdp {
     }
 
     fn start_daemon(&mut self, _daemon: &SyncDaemon) -> Result<()> {
-        unsupported("sync daemons (--start-daemon)")
+        refusal::refuse(refusal::of_daemon())
     }
 
     fn stop_daemon(&mut self, _role: SyncRole) -> Result<()> {

@@ -12,9 +12,9 @@ use lb_common::stats::Rates;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::maps::Maps;
-use super::{address_bytes, address_of, repair, set, unsupported};
+use super::{address_bytes, address_of, refusal, repair, set};
 use crate::director::{Error, Result};
-use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, service_flags};
+use crate::table::{Netmask, Service, ServiceKey, ServiceReport, Stats, service_flags};
 
 /// Every service with its slot.
 pub fn all(maps: &Maps) -> impl Iterator<Item = (u32, Record)> + '_ {
@@ -68,21 +68,7 @@ pub fn check(service: &Service) -> Result<Scheduler> {
     if service.engine.as_deref().is_some_and(|engine| engine != "sip") {
         return Err(Error::UnknownScheduler);
     }
-    match service.key {
-        ServiceKey::Mark { .. } => return unsupported("firewall mark services (-f)"),
-        ServiceKey::Address { protocol: Protocol::Sctp, .. } => return unsupported("SCTP (--sctp-service)"),
-        ServiceKey::Address { .. } if service.key.family() == Family::V6 => return unsupported("IPv6"),
-        ServiceKey::Address { .. } => {}
-    }
-    if matches!(
-        scheduler,
-        Scheduler::LocalityLeastConnections | Scheduler::LocalityLeastConnectionsReplicated
-    ) {
-        return unsupported(&format!("the scheduler {scheduler} (-s)"));
-    }
-    if service.engine.is_some() {
-        return unsupported("persistence engines (--pe)");
-    }
+    refusal::refuse(refusal::of_service(service))?;
     Ok(scheduler)
 }
 

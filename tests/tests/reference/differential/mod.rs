@@ -159,7 +159,7 @@ impl Stage {
         if kernel != xdp {
             return Err(format!("kernel: {kernel:?}\nxdp:    {xdp:?}"));
         }
-        if (kernel.2 != 0) != refused { Err(format!("{kernel:?}")) } else { Ok(()) }
+        if (kernel.status != 0) != refused { Err(format!("{kernel:?}")) } else { Ok(()) }
     }
 
     fn packet(&mut self, flow: &Flow, event: &Event) -> Result<(), String> {

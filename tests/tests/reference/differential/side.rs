@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use lb_common::settings::Settings;
 use nix::sched::{CloneFlags, setns};
 use tappers::{Interface, Tap};
+use tests::golden::{self, Printed};
 use xipvs::cli::names::FileNames;
 use xipvs::director::Director;
 use xipvs::director::kernel::Kernel;
@@ -23,7 +24,6 @@ use xipvs::director::xdp::maps::Maps;
 use xipvs::director::xdp::sizes::Sizes;
 use xipvs::table::Timeouts;
 
-use super::super::command_line::ours;
 use super::super::namespace;
 use super::frame::{Frame, Mac, Packet, mac_of};
 use super::scenario::{Event, Flow, Whose};
@@ -107,10 +107,10 @@ impl Side {
     }
 
     /// Carries out a command of ipvsadm: what it prints, what it complains of, its exit status.
-    pub fn ipvsadm(&mut self, words: &[&str]) -> (String, String, u8) {
+    pub fn ipvsadm(&mut self, words: &[&str]) -> Printed {
         self.enter();
         let argv: Vec<&str> = std::iter::once("ipvsadm").chain(words.iter().copied()).collect();
-        ours(&argv, "", self.director.as_mut(), &FileNames::parse("", ""))
+        golden::run(&argv, "", self.director.as_mut(), &FileNames::parse("", ""))
     }
 
     /// Runs a line of shell here.
@@ -151,14 +151,14 @@ impl Side {
             &["-L", "-n", "--thresholds"],
             &["-L", "-n", "--persistent-conn"],
         ] {
-            all += &self.ipvsadm(words).0;
+            all += &self.ipvsadm(words).stdout;
         }
         all + &self.connections().join("\n") + "\n"
     }
 
     /// The lines of the connection list, sorted, without times.
     pub fn connections(&mut self) -> Vec<String> {
-        let (listed, complaints, status) = self.ipvsadm(&["-L", "-n", "-c"]);
+        let Printed { stdout: listed, stderr: complaints, status } = self.ipvsadm(&["-L", "-n", "-c"]);
         assert_eq!((complaints.as_str(), status), ("", 0));
         let without_time = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
