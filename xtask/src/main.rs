@@ -5,6 +5,7 @@ mod build;
 mod command;
 mod demo;
 mod golden;
+mod install;
 mod lint;
 mod need;
 mod setup;
@@ -28,6 +29,8 @@ enum Chore {
     },
     /// Build the BPF object and the xipvs binary that carries it.
     Build,
+    /// Build and install xipvs: its four names, manual pages, completions.
+    Install(install::Install),
     /// Show it: a client, a director and three real servers, steered as with ipvsadm.
     Demo,
     /// Run all tests.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Setup { vm } => setup::run(vm),
         Chore::Build => build::run(),
+        Chore::Install(install) => install.run(),
         Chore::Demo => demo::run(),
         Chore::Test(test) => test.run(),
         Chore::Bench(bench) => bench.run(),

@@ -70,6 +70,12 @@ pub fn write_page(to: &mut dyn Write, with_added: bool) -> io::Result<()> {
     }
     options.iter().try_for_each(|row| write_entry(to, row))?;
     to.write_all(
+        b".SH OTHER NAMES\n\
+          Called as \\fBipvsadm\\-save\\fR [\\fB\\-n\\fR] the program prints the table as command lines, with \\fB\\-n\\fR \
+          in numbers;\ncalled as \\fBipvsadm\\-restore\\fR it empties the table and carries out the command lines on standard \
+          input,\nbut for lines that begin with #.\n",
+    )?;
+    to.write_all(
         b".SH EXIT STATUS\n0 if all went well; 1 for a listing that was refused or could not be written; 2 for a faulty \
           command line;\n255 for a refused change and for an unknown or incomplete option. \
           A restore ends with the status of its last line.\n",

@@ -4,6 +4,7 @@
 
 mod end_to_end;
 mod golden_xdp;
+mod installed;
 mod lab;
 mod lifecycle;
 mod packets;
