@@ -189,6 +189,41 @@ pub fn reach(mut wanted: Table, director: &mut dyn Director) -> director::Result
     }
 }
 
+/// Makes a director's table equal to the wanted one, each service wholly or not at all.
+///
+/// A service of which anything is refused is put back to what it was, and only the refusal is told; the other services go
+/// on. Fails when the director cannot be reached.
+pub fn reach_by_service(wanted: &Table, director: &mut dyn Director) -> director::Result<Applied> {
+    let before = director.table()?.configured();
+    let mut all = Applied::default();
+    for changes in plan(&before, wanted).chunk_by(|one, next| one.service() == next.service()) {
+        let applied = apply(changes.to_vec(), director)?;
+        match changes[0].service() {
+            Some(key) if !applied.refused.is_empty() => put_back(&key, &before, director)?,
+            _ => all.made.extend(applied.made),
+        }
+        all.refused.extend(applied.refused);
+    }
+    Ok(all)
+}
+
+/// Makes a service what it was.
+fn put_back(key: &ServiceKey, before: &Table, director: &mut dyn Director) -> director::Result<()> {
+    let now = match director.service(key) {
+        Ok(report) => {
+            let destinations = director.destinations(key)?;
+            let destinations = destinations.into_iter().map(|report| report.destination).collect();
+            vec![TableEntry { service: report.service, destinations }]
+        }
+        Err(Error::NoSuchService) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let was = before.entries.iter().filter(|entry| entry.service.key == *key).cloned().collect();
+    let only = |entries| Table { timeouts: None, entries };
+    // What was there before is not refused, and if it is there is nothing left to try.
+    apply(plan(&only(now), &only(was)), director).map(drop)
+}
+
 /// Carries out a plan, in its order. Once a change to a service is refused, the rest of that service's
 /// destinations stay as they are; the other services go on.
 ///

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use crate::director::memory::Memory;
 use crate::director::{Director, Result};
-use crate::plan::{Applied, Change, describe, plan, reach};
+use crate::plan::{Applied, Change, describe, plan, reach_by_service};
 use crate::table::{Table, TableReport};
 
 /// A director's table and a copy of it on which commands are tried.
@@ -43,9 +43,9 @@ impl Rehearsal {
         Ok(describe(&changes, &self.before, out))
     }
 
-    /// Makes the director's table equal to the copy.
+    /// Makes the director's table equal to the copy, each service wholly or not at all.
     pub fn perform(&mut self, director: &mut dyn Director) -> Result<Applied> {
-        reach(self.wanted()?, director)
+        reach_by_service(&self.wanted()?, director)
     }
 
     fn wanted(&mut self) -> Result<Table> {

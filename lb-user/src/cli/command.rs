@@ -46,6 +46,23 @@ pub enum Command {
     Version,
 }
 
+impl Command {
+    /// Whether it changes what is configured of services, destinations and timeouts, which a plan can have a part in.
+    pub fn is_planned(&self) -> bool {
+        matches!(
+            self,
+            Self::AddService(_)
+                | Self::EditService(_)
+                | Self::DeleteService(_)
+                | Self::Clear
+                | Self::AddDestination(..)
+                | Self::EditDestination(..)
+                | Self::DeleteDestination(..)
+                | Self::SetTimeouts(_)
+        )
+    }
+}
+
 /// What to list, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listing {

@@ -150,12 +150,18 @@ impl Session<'_> {
         match self.read(words, false) {
             Ok(Command::Restore) => {
                 let Streams { stdin, stdout, stderr } = streams;
-                restore::restore(self, *stdin, *stdout, *stderr)
+                let restore = if self.with_added { restore::restore_as_plan } else { restore::restore };
+                restore(self, *stdin, *stdout, *stderr)
             }
             Ok(Command::Rehearse(command)) if *command == Command::Restore => self.rehearse_restore(streams),
             Ok(command) => self.carry_out(&command, streams.stdout, streams.stderr).status,
             Err(complaint) => self.complain(&complaint, streams.stderr).status,
         }
+    }
+
+    /// The same session on another director.
+    fn on<'a>(&'a self, director: &'a mut dyn Director) -> Session<'a> {
+        Session { director, program: self.program, with_added: self.with_added, names: self.names }
     }
 
     /// Carries a restore out on a copy of the table and shows what it would change.
@@ -165,8 +171,7 @@ impl Session<'_> {
             Ok(rehearsal) => rehearsal,
             Err(error) => return self.complain(&message::refusal(CommandKind::List, &error), *stderr).status,
         };
-        let mut on_stage = Session { director: rehearsal.stage(), ..*self };
-        let status = restore::restore(&mut on_stage, *stdin, *stdout, *stderr);
+        let status = restore::restore(&mut self.on(rehearsal.stage()), *stdin, *stdout, *stderr);
         let shown = execute::describe(&mut rehearsal, *stdout);
         self.end(shown, *stderr).map_or(status, |failed| failed.status)
     }

@@ -1,11 +1,15 @@
 //! Command lines from standard input (`-R`), and the two scripts that come with ipvsadm.
 //!
-//! A line is carried out before the next is read, so that memory does not grow with the input. A refused
-//! change does not stop a restore, a faulty line does; nothing is cleared first and nothing taken back.
+//! Under ipvsadm's names a line is carried out before the next is read, so that memory does not grow with the input; under
+//! our own the lines become a plan. A refused change does not stop a restore, a faulty line does; nothing is cleared first.
 
 use std::io::{self, BufRead, Write};
 
+use super::message::refusal;
+use super::options::CommandKind;
 use super::{OUTPUT_FAILED, Session, Streams};
+use crate::plan::Change;
+use crate::rehearsal::Rehearsal;
 
 /// What `ipvsadm-save` says when it is asked for anything but `-n`.
 const SAVE_USAGE: &str = "ipvsadm-save: Script to save the IPVS table to stdout.\n   \
@@ -20,10 +24,7 @@ pub fn restore(
 ) -> u8 {
     let mut status = 0;
     let ended = for_each_line(input, |line| {
-        let words: Vec<&[u8]> = line
-            .split(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
-            .filter(|word| !word.is_empty() && *word != b"ipvsadm")
-            .collect();
+        let words = words_of(line);
         if words.is_empty() {
             return false;
         }
@@ -36,11 +37,95 @@ pub fn restore(
     });
     match ended {
         Ok(()) => status,
-        Err(error) => {
-            let _ = writeln!(stderr, "cannot read standard input: {error}");
-            OUTPUT_FAILED
-        }
+        Err(error) => unreadable(&error, stderr),
     }
+}
+
+/// The same as a plan: the lines are carried out on a copy of the table, and then the table is made equal to the copy,
+/// each service wholly or not at all, with no service emptied on the way.
+///
+/// Lines that a plan has no part for (listings, counters, sync daemons) find the table as the lines before them have made
+/// it. After a faulty line, or where the input cannot be read to its end, what was not yet made is not made.
+pub fn restore_as_plan(
+    session: &mut Session<'_>,
+    input: &mut dyn BufRead,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> u8 {
+    let mut status = 0;
+    let mut faulty = false;
+    let mut planned: Option<Rehearsal> = None;
+    let ended = for_each_line(input, |line| {
+        let words = words_of(line);
+        if words.is_empty() {
+            return false;
+        }
+        let outcome = match session.read(&words, true) {
+            Ok(command) if command.is_planned() => {
+                let rehearsal = match planned.take().map_or_else(|| Rehearsal::of(session.director), Ok) {
+                    Ok(rehearsal) => planned.insert(rehearsal),
+                    Err(error) => {
+                        let complaint = refusal(CommandKind::Restore, &error);
+                        status = session.complain(&complaint, stderr).status;
+                        return true;
+                    }
+                };
+                session.on(rehearsal.stage()).carry_out(&command, stdout, stderr)
+            }
+            Ok(command) => {
+                perform(planned.take(), session, stderr);
+                session.carry_out(&command, stdout, stderr)
+            }
+            Err(complaint) => {
+                let outcome = session.complain(&complaint, stderr);
+                faulty = outcome.ends;
+                outcome
+            }
+        };
+        status = outcome.status;
+        outcome.ends
+    });
+    match ended {
+        Err(error) => unreadable(&error, stderr),
+        Ok(()) if faulty => status,
+        Ok(()) => perform(planned, session, stderr).unwrap_or(status),
+    }
+}
+
+/// Makes the table what was planned and returns the exit status, if anything was refused.
+fn perform(planned: Option<Rehearsal>, session: &mut Session<'_>, stderr: &mut dyn Write) -> Option<u8> {
+    let applied = match planned?.perform(session.director) {
+        Ok(applied) => applied,
+        Err(error) => {
+            return Some(session.complain(&refusal(CommandKind::Restore, &error), stderr).status);
+        }
+    };
+    let complaints = applied.refused.iter().map(|refused| refusal(kind_of(&refused.change), &refused.error));
+    complaints.map(|complaint| session.complain(&complaint, stderr).status).last()
+}
+
+/// The command that makes a change.
+fn kind_of(change: &Change) -> CommandKind {
+    match change {
+        Change::SetTimeouts(_) => CommandKind::Set,
+        Change::AddService(_) => CommandKind::AddService,
+        Change::EditService(_) => CommandKind::EditService,
+        Change::DeleteService(_) => CommandKind::DeleteService,
+        Change::AddDestination(..) => CommandKind::AddDestination,
+        Change::EditDestination(..) => CommandKind::EditDestination,
+        Change::DeleteDestination(..) => CommandKind::DeleteDestination,
+    }
+}
+
+fn words_of(line: &[u8]) -> Vec<&[u8]> {
+    line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
+        .filter(|word| !word.is_empty() && *word != b"ipvsadm")
+        .collect()
+}
+
+fn unreadable(error: &io::Error, stderr: &mut dyn Write) -> u8 {
+    let _ = writeln!(stderr, "cannot read standard input: {error}");
+    OUTPUT_FAILED
 }
 
 /// `ipvsadm-save`: prints the rules; takes `-n` only.
@@ -69,8 +154,7 @@ pub fn restore_script(session: &mut Session<'_>, streams: &mut Streams<'_>) -> u
         false
     });
     if let Err(error) = read {
-        let _ = writeln!(streams.stderr, "cannot read standard input: {error}");
-        return OUTPUT_FAILED;
+        return unreadable(&error, streams.stderr);
     }
     session.run(&[b"-C"], streams);
     let mut rules = rules.as_slice();

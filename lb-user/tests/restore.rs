@@ -1,0 +1,113 @@
+//! `xipvs -R` is a plan; `ipvsadm -R` is line by line.
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+
+use xipvs::cli::names::FileNames;
+use xipvs::cli::{Streams, run};
+use xipvs::director::Director;
+use xipvs::director::memory::Memory;
+
+/// Standard output, standard error and the exit status.
+fn restore(program: &str, rules: &str, director: &mut Memory) -> (String, String, u8) {
+    let argv = [program, "-R"].map(OsString::from);
+    let (mut stdin, mut stdout, mut stderr) = (rules.as_bytes(), Vec::new(), Vec::new());
+    let mut streams = Streams { stdin: &mut stdin, stdout: &mut stdout, stderr: &mut stderr };
+    let status = run(&argv, &mut streams, director, &FileNames::parse("", ""));
+    (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap(), status)
+}
+
+fn done() -> (String, String, u8) {
+    (String::new(), String::new(), 0)
+}
+
+fn saved(director: &mut Memory) -> String {
+    restore("ipvsadm", "-S -n\n", director).0
+}
+
+const RULES: &str = "-A -t 192.0.2.1:80 -s rr\n\
+    -a -t 192.0.2.1:80 -r 198.51.100.1:80 -g -w 1\n\
+    -a -t 192.0.2.1:80 -r 198.51.100.2:80 -g -w 1\n";
+
+/// A table with three connections on each server.
+fn director() -> Memory {
+    let mut director = Memory::default();
+    assert_eq!(restore("ipvsadm", RULES, &mut director), done());
+    let mut table = director.table().unwrap();
+    table.entries[0].destinations.iter_mut().for_each(|report| report.active = 3);
+    Memory::holding(&table)
+}
+
+fn connections(director: &mut Memory) -> Vec<u32> {
+    let entries = director.table().unwrap().entries;
+    let web =
+        entries.iter().find(|entry| entry.service.service.key.to_string() == "-t 192.0.2.1:80").unwrap();
+    web.destinations.iter().map(|report| report.active).collect()
+}
+
+#[test]
+fn what_stays_the_same_is_not_touched() {
+    let rules = format!("-C\n{}", RULES.replace("2:80 -g -w 1", "2:80 -g -w 7"));
+    let mut line_by_line = director();
+    assert_eq!(restore("ipvsadm", &rules, &mut line_by_line), done());
+    assert_eq!(connections(&mut line_by_line), [0, 0]);
+    let mut planned = director();
+    assert_eq!(restore("xipvs", &rules, &mut planned), done());
+    assert_eq!(connections(&mut planned), [3, 3]);
+    assert_eq!(saved(&mut planned), saved(&mut line_by_line));
+}
+
+#[test]
+fn a_service_is_made_wholly_or_not_at_all() {
+    let mut director = director();
+    director.host.broadcast.insert(Ipv4Addr::new(198, 51, 100, 255));
+    let rules = "-e -t 192.0.2.1:80 -r 198.51.100.1:80 -g -w 9\n\
+        -a -t 192.0.2.1:80 -r 198.51.100.255:80 -g -w 1\n\
+        -A -t 192.0.2.2:80 -s rr\n\
+        -a -t 192.0.2.2:80 -r 198.51.100.255:80 -g -w 1\n\
+        -A -t 192.0.2.3:80 -s rr\n";
+    let refused = "Invalid operation.  Possibly wrong module version, address not unicast, ...\n";
+    let (printed, complaints, status) = restore("xipvs", rules, &mut director);
+    assert_eq!((printed.as_str(), complaints.as_str(), status), ("", refused.repeat(2).as_str(), 255));
+    assert_eq!(saved(&mut director), format!("{RULES}-A -t 192.0.2.3:80 -s rr\n"));
+    assert_eq!(connections(&mut director), [3, 3]);
+}
+
+#[test]
+fn a_faulty_line_leaves_all_as_it_was() {
+    let mut director = director();
+    let rules = "-C\n-A -t 192.0.2.9:80 -s rr\n-A -t nonsense -x\n-D -t 192.0.2.1:80\n";
+    let (printed, complaints, status) = restore("xipvs", rules, &mut director);
+    assert!(printed.is_empty() && !complaints.is_empty() && status != 0, "{complaints} {status}");
+    assert_eq!(saved(&mut director), RULES);
+    // Line by line it is gone by then, with the same complaint.
+    let theirs = restore("ipvsadm", rules, &mut director);
+    assert_eq!((theirs.1, theirs.2), (complaints, status));
+    assert_eq!(saved(&mut director), "-A -t 192.0.2.9:80 -s rr\n");
+}
+
+#[test]
+fn a_refused_line_is_worded_alike_and_the_rest_goes_on() {
+    let rules =
+        "-A -t 192.0.2.1:80 -s rr\n-d -t 192.0.2.1:80 -r 198.51.100.9:80\n-D -t 192.0.2.8:80\n--set 1 2 3\n";
+    let mut outcomes = Vec::new();
+    for program in ["ipvsadm", "xipvs"] {
+        let mut director = director();
+        let (printed, complaints, status) = restore(program, rules, &mut director);
+        // Under our own name some refusals come with advice.
+        let words: Vec<String> =
+            complaints.lines().map(|line| line.split(';').next().unwrap().to_owned()).collect();
+        outcomes.push((printed, words, status, director.timeouts().unwrap()));
+    }
+    assert_eq!(outcomes[0], outcomes[1]);
+    assert_eq!(outcomes[0].1.len(), 3);
+}
+
+#[test]
+fn a_listing_in_between_shows_what_the_lines_before_it_made() {
+    let mut director = director();
+    let rules = "-A -t 192.0.2.7:80 -s rr\n-S -n\n-D -t 192.0.2.7:80\n-Z\n-S -n\n";
+    let (printed, complaints, status) = restore("xipvs", rules, &mut director);
+    assert_eq!((complaints.as_str(), status), ("", 0));
+    assert_eq!(printed, format!("{RULES}-A -t 192.0.2.7:80 -s rr\n{RULES}"));
+}
