@@ -201,6 +201,52 @@ impl Home {
     }
 }
 
+/// A connection that another director made and the program shall take over: the packet that it is run on.
+///
+/// Where it leads is the destination's to say, as the program finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Adoption {
+    /// [`Tuple::addresses`] of the client's packets.
+    pub addresses: u64,
+    /// [`Tuple::ports`] of the client's packets.
+    pub ports: u32,
+    /// The destination's number.
+    pub destination: u32,
+    /// Ticks that it has to live if no packet comes.
+    pub lifetime: u32,
+    /// The destination's port in network order, loaded natively.
+    pub port: u16,
+    /// [`Tuple::protocol`].
+    pub protocol: u8,
+    /// Connection state, numbered as in [`crate::protocol::state`].
+    pub state: u8,
+    /// [`INACTIVE`], [`NO_OUTPUT`].
+    pub flags: u8,
+    /// Fills the words.
+    pub reserved: [u8; 7],
+}
+
+impl Adoption {
+    /// From the bytes of the packet.
+    #[inline(always)]
+    pub fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
+        zerocopy::transmute!(*bytes)
+    }
+}
+
+/// What became of an [`Adoption`], numbered as the actions of XDP, which a program answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Adopted {
+    /// There is no room, or no such destination (`XDP_ABORTED`).
+    Failed = 0,
+    /// The flow has a connection already, which stays as it is (`XDP_DROP`).
+    Known = 1,
+    /// It is in the table (`XDP_PASS`).
+    Taken = 2,
+}
+
 /// Whether a deadline has come. Ticks wrap; times further apart than half their range are not told apart.
 #[inline(always)]
 pub const fn is_past(deadline: u32, now: u32) -> bool {

@@ -1,14 +1,16 @@
 //! The XDP program: fetch, decide with `lb-common`, store.
 //!
-//! One entry for packets, and programs that it goes on in when a packet is not its flow's usual one; below them every path returns `Result<Verdict, Reason>`, and the one match that turns that into what the kernel wants
-//! is here. Two more entries are run by user space through
-//! `BPF_PROG_TEST_RUN`: they start the sweep, and sweep at once before a listing.
+//! One entry for packets, and programs that it goes on in when a packet is not its flow's usual one; below them every path
+//! returns `Result<Verdict, Reason>`, and the one match that turns that into what the kernel wants is here. Three more
+//! entries are run by user space through `BPF_PROG_TEST_RUN`: they start the sweep, sweep at once before a listing, and
+//! take over connections.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(target_arch = "bpf", allow(internal_features, reason = "`machine` is the only door to them"))]
 #![cfg_attr(not(target_arch = "bpf"), allow(dead_code, reason = "the host only lints this crate"))]
 #![allow(missing_docs, reason = "the entry macro makes items that it does not document")]
 
+mod adopt;
 mod balance;
 mod clock;
 mod connection;
@@ -74,6 +76,12 @@ fn act(context: &XdpContext, outcome: Result<Verdict, Reason>) -> u32 {
         Fate::Pass => XDP_PASS,
         Fate::Drop => XDP_DROP,
     }
+}
+
+/// Puts a connection into the table that another director made: user space runs it on an `Adoption`.
+#[xdp]
+pub fn xipvs_adopt(context: XdpContext) -> u32 {
+    adopt::adopt(&context) as u32
 }
 
 /// Starts the sweep, which from then on starts itself again.

@@ -4,7 +4,9 @@
 
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
-use lb_common::connection::{self as rules, CLIENT_SIDE, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE, no_hop};
+use lb_common::connection::{
+    self as rules, Advance, CLIENT_SIDE, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE, no_hop,
+};
 use lb_common::forward::{ForwardingMethod, translation};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
@@ -56,7 +58,8 @@ pub fn open(context: &XdpContext) -> Result<Verdict, Reason> {
     } else {
         forward::resolve(context, settings, &packet, entry, now)
     };
-    let stored = if once { Inserted::Stored } else { store(settings, entry, answer, now) };
+    let deadline = now.wrapping_add(settings.timeout(entry.state));
+    let stored = if once { Inserted::Stored } else { store(settings, entry, answer, deadline, now) };
     if stored != Inserted::Stored {
         persistence::release(entry.template);
         // Another CPU was faster with a packet of the same flow: this one finds the connection now.
@@ -115,10 +118,15 @@ fn port(service: ServiceRef, tuple: &Tuple, destination: u16) -> u16 {
     }
 }
 
-/// Stores both sides of a new connection, or none.
+/// Stores both sides of a connection, or none.
 #[inline(always)]
-fn store(settings: SettingsRef, entry: &mut Entry, answer: &mut Entry, now: u32) -> Inserted {
-    let deadline = now.wrapping_add(settings.timeout(entry.state));
+pub fn store(
+    settings: SettingsRef,
+    entry: &mut Entry,
+    answer: &mut Entry,
+    deadline: u32,
+    now: u32,
+) -> Inserted {
     let stored = connection::insert(entry, settings, deadline);
     if stored != Inserted::Stored || !entry.has_twin() {
         return stored;
@@ -141,16 +149,17 @@ fn new_entry(
     port: u16,
     now: u32,
 ) -> Entry {
+    let nat = destination.method() == ForwardingMethod::Masquerade.number();
+    let flags = if nat { INACTIVE } else { INACTIVE | NO_OUTPUT };
+    let Advance { state, flags, .. } = rules::advance(tuple.protocol, 0, flags, tcp_flags, false);
+    Entry { state, flags, ..client_side(tuple, id, destination, port, now) }
+}
+
+/// The client side of a connection to a destination, by its method; without state and flags.
+#[inline(always)]
+pub fn client_side(tuple: &Tuple, id: u32, destination: DestinationRef, port: u16, now: u32) -> Entry {
     let method = destination.method();
     let address = destination.address();
-    let nat = method == ForwardingMethod::Masquerade.number();
-    let begin = rules::advance(
-        tuple.protocol,
-        0,
-        if nat { INACTIVE } else { INACTIVE | NO_OUTPUT },
-        tcp_flags,
-        false,
-    );
     let (network, transport) = translation(
         (tuple.raw_destination().to_ne_bytes(), tuple.raw_destination_port().to_ne_bytes()),
         (address.to_ne_bytes(), port.to_ne_bytes()),
@@ -161,14 +170,14 @@ fn new_entry(
         protocol: tuple.protocol,
         role: CLIENT_SIDE,
         method,
-        state: begin.state,
+        state: 0,
         sequence: 0,
         destination: id,
         address,
         port,
         network_delta: network.pack(),
         transport_delta: transport.pack(),
-        flags: begin.flags,
+        flags: 0,
         reserved: 0,
         interface: 0,
         link: [0; 3],

@@ -21,6 +21,7 @@ use xipvs::netns;
 
 use crate::follow::{self, Direction};
 use crate::status;
+use crate::takeover;
 
 /// The exit status of what went wrong, as ipvsadm's when it cannot start.
 const FAILED: u8 = 2;
@@ -115,6 +116,16 @@ enum Own {
         #[command(flatten)]
         side: Side,
     },
+    /// Take over the connections of kernel IPVS into the XDP director, whose table must have their destinations.
+    ///
+    /// Attaching the packet program to a running director breaks no connection this way: `mirror --from kernel`, `adopt`,
+    /// `attach`, and `adopt` again for those that have come meanwhile. Exit status: 0 when all are there, 1 when some were
+    /// left, 2 when a table cannot be reached.
+    Adopt,
+    /// Hand the XDP director's connections over to kernel IPVS, whose table must have their destinations.
+    ///
+    /// The way back: `mirror --to kernel`, `hand-over`, `detach IFACE`. Exit status as of `adopt`.
+    HandOver,
     /// Keep one table equal to the other until SIGTERM or SIGINT (exit status 0).
     ///
     /// Prints each change as ipvsadm's rule when it is made. What fails is named once and tried again; a table
@@ -325,7 +336,10 @@ fn own(arguments: &[OsString]) -> Result<u8> {
         enter(name)?;
     }
     let mut to = io::stdout().lock();
-    let both = matches!(typed.command, Own::Mirror { .. } | Own::Diff { .. } | Own::Serve { .. });
+    let both = matches!(
+        typed.command,
+        Own::Mirror { .. } | Own::Diff { .. } | Own::Serve { .. } | Own::Adopt | Own::HandOver
+    );
     anyhow::ensure!(!both || typed.director.is_none(), "both directors take part: leave --director out");
     anyhow::ensure!(typed.director != Some(DirectorName::Kernel), "the kernel's IPVS is attached nowhere");
     match typed.command {
@@ -342,6 +356,8 @@ fn own(arguments: &[OsString]) -> Result<u8> {
         }
         Own::Status { all } => status::write(&mut to, all).context("cannot show the status")?,
         Own::Mirror { side } => return follow::mirror_once(side.direction(), &mut to),
+        Own::Adopt => return takeover::adopt(&mut to),
+        Own::HandOver => return takeover::hand_over_all(&mut to),
         Own::Diff { side } => return follow::diff(side.direction(), &mut to),
         Own::Serve { mirror, interval } => {
             return follow::serve(mirror, Duration::from_millis(interval.into()), &mut to);
@@ -407,7 +423,8 @@ mod tests {
         let (page, completion) = (String::from_utf8(page).unwrap(), String::from_utf8(completion).unwrap());
         for command in CommandLine::command().get_subcommands() {
             let name = command.get_name();
-            assert!(page.contains(&format!("\\fB{name} ")), "{name}");
+            let entry = format!("\\fB{}", name.replace('-', "\\-"));
+            assert!([" ", "\\fR"].iter().any(|end| page.contains(&format!("{entry}{end}"))), "{name}");
             assert!(completion.contains(&format!(" {name} ")), "{name}");
         }
     }

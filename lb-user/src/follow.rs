@@ -21,7 +21,7 @@ use xipvs::plan::{Applied, describe};
 use crate::command::open_xdp;
 
 /// The exit status where tables differ: what `diff` found, or `mirror` could not do.
-const DIFFERENT: u8 = 1;
+pub const DIFFERENT: u8 = 1;
 
 /// Which of the two tables is the one to go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -44,7 +44,7 @@ impl Direction {
 
 /// Opens the XDP director as a source: where it is not loaded there is nothing to go by, which is not the same as
 /// an empty table.
-fn open_loaded() -> director::Result<Xdp> {
+pub fn open_loaded() -> director::Result<Xdp> {
     let pins = Pins::find()?;
     if !pins.is_loaded() {
         let text = "the XDP director is not loaded in this network namespace";

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod director;
+pub mod hand_over;
 pub mod mirror;
 pub mod netns;
 pub mod object;

@@ -3,6 +3,7 @@
 mod command;
 mod follow;
 mod status;
+mod takeover;
 
 use std::process::ExitCode;
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use super::options::{Argument, CommandKind, Meaning, OPTIONS, OptionRow};
 
 /// xipvs's own commands, with what the manual says of each.
-const OWN: [(&str, &str); 7] = [
+const OWN: [(&str, &str); 9] = [
     ("attach IFACE ...", "attach the packet program to interfaces, loading it if need be"),
     ("detach [IFACE ...]", "take it off interfaces, or remove everything"),
     ("status [--all]", "show interfaces, how full the tables are, and why packets were not forwarded"),
@@ -17,6 +17,8 @@ const OWN: [(&str, &str); 7] = [
         "make one table equal to the other's: the XDP program's, and kernel IPVS's",
     ),
     ("diff [--to|--from kernel]", "show what mirror would change; exit status 1 when that is anything"),
+    ("adopt", "take over the live connections of kernel IPVS, whose destinations must be in the table"),
+    ("hand-over", "hand the live connections over to kernel IPVS, whose table must have their destinations"),
     (
         "serve --mirror to-kernel|from-kernel",
         "keep them equal until SIGTERM, looking every --interval milliseconds",
@@ -143,8 +145,11 @@ pub fn write_completion(to: &mut dyn Write, with_added: bool) -> io::Result<()> 
         }
         words.join(" ")
     };
-    let own =
-        if with_added { " attach detach status mirror diff serve generate --netns --director" } else { "" };
+    let own = if with_added {
+        " attach detach status mirror diff serve adopt hand-over generate --netns --director"
+    } else {
+        ""
+    };
     writeln!(to, "# bash completion for {program}, made from its option table\n_{program}() {{")?;
     writeln!(to, "    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}")?;
     writeln!(to, "    case $before in")?;

@@ -7,6 +7,7 @@ mod configuration;
 mod differential;
 mod director;
 mod follow;
+mod takeover;
 
 use std::fs::File;
 use std::io::Write;

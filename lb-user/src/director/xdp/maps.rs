@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
-use lb_common::connection::{Entry, Set, WAYS};
+use lb_common::connection::{Adopted, Adoption, Entry, Set, WAYS};
 use lb_common::destination::{CounterLine, Counters, Destination, DestinationId};
 use lb_common::protocol::{state, tcp};
 use lb_common::reason::{REASON_SLOTS, Reason};
@@ -217,14 +217,15 @@ impl Maps {
         Reason::ALL.iter().map(|reason| (*reason, total(reason))).collect()
     }
 
-    /// Runs one of the programs that are there for user space, on a packet that says nothing.
-    fn run(&self, program: &str) -> Result<(), Error> {
-        let failed = |error: ProgramError| unavailable(program, &error);
-        let program_there =
-            Xdp::from_pin(self.directory.join(program), XdpAttachType::Interface).map_err(failed)?;
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&[0; 64]);
-        program_there.test_run(options).map(drop).map_err(failed)
+    /// A program that is there for user space to run.
+    fn program(&self, name: &str) -> Result<Xdp, Error> {
+        Xdp::from_pin(self.directory.join(name), XdpAttachType::Interface)
+            .map_err(|error| unavailable(name, &error))
+    }
+
+    /// Runs one of those programs, on a packet that says nothing.
+    fn run(&self, name: &str) -> Result<(), Error> {
+        run(&self.program(name)?, name, &[0; 64]).map(drop)
     }
 
     /// Starts the sweep.
@@ -243,6 +244,22 @@ impl Maps {
     /// As for [`Maps::start_sweep`].
     pub fn sweep(&self) -> Result<(), Error> {
         self.run("xipvs_sweep")
+    }
+
+    /// Puts connections into the table as if packets had made them, and says of each what became of it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Maps::start_sweep`].
+    pub fn adopt(&self, connections: &[Adoption]) -> Result<Vec<Adopted>, Error> {
+        const NAME: &str = "xipvs_adopt";
+        let program = self.program(NAME)?;
+        let adopted = |connection: &Adoption| {
+            let answer = run(&program, NAME, connection.as_bytes())?;
+            let known = [Adopted::Known, Adopted::Taken].into_iter().find(|one| *one as u32 == answer);
+            Ok(known.unwrap_or(Adopted::Failed))
+        };
+        connections.iter().map(adopted).collect()
     }
 
     /// Every entry of the connection table with its deadline.
@@ -265,6 +282,16 @@ impl Maps {
         }
         Ok(entries)
     }
+}
+
+/// Runs a program once on a packet and returns its answer.
+fn run(program: &Xdp, name: &str, packet: &[u8]) -> Result<u32, Error> {
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(packet);
+    program
+        .test_run(options)
+        .map(|result| result.return_value)
+        .map_err(|error: ProgramError| unavailable(name, &error))
 }
 
 fn index_key(key: &ServiceKey) -> u64 {

@@ -5,6 +5,7 @@
 //! was killed is noticed, and the next puts in order what followed from nothing any more ([`repair`]).
 //! IPVS counterpart: `ip_vs_ctl.c`.
 
+pub mod adopt;
 pub mod connection;
 pub mod destination;
 pub mod lifecycle;
@@ -27,7 +28,9 @@ use std::path::Path;
 
 use lb_common::forward::{ForwardingMethod, TunnelType};
 use lb_common::settings::Settings;
+use lb_common::sync::Record;
 
+use self::adopt::Takeover;
 use self::destination::Slots;
 use self::maps::Maps;
 use self::next_hops::NextHops;
@@ -89,6 +92,25 @@ impl Xdp {
     /// The maps.
     pub fn maps(&self) -> &Maps {
         &self.maps
+    }
+
+    /// Takes over connections that another director made, each with its state and the time that it has left. The table
+    /// must have their services and destinations. What is there already stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the program that does it cannot be run.
+    pub fn adopt(&mut self, connections: &[ConnectionReport]) -> Result<Takeover> {
+        self.look(|maps| adopt::adopt(maps, connections))
+    }
+
+    /// The connections as sync messages tell them, and how many more there are, of deleted destinations.
+    ///
+    /// # Errors
+    ///
+    /// When the table cannot be read.
+    pub fn sync_records(&mut self) -> Result<(Vec<Record<'static>>, usize)> {
+        self.look(adopt::records)
     }
 
     /// Does something that changes nothing while nobody changes anything.
