@@ -82,7 +82,7 @@ fn a_dry_run_is_refused_as_the_change_would_be() {
     }
     let (status, stdout, stderr) = ask(&mut director, "xipvs -R --dry-run", "-A -f 7 -s rr\n-D -f 8\n");
     assert_eq!((status, stdout.as_str()), (255, "-A -f 7 -s rr\n"));
-    assert_eq!(stderr, "No such service; `xipvs -Ln` lists the services\n");
+    assert_eq!(stderr, "line 2: No such service; `xipvs -Ln` lists the services\n");
 }
 
 #[test]

@@ -43,7 +43,8 @@ fn a_long_name_must_be_written_in_full() {
         }
         let word = format!("--{short}");
         let (status, _, stderr) = ask(&["-L", &word]);
-        assert_eq!((status, stderr), (255, format!("{word}: unknown option\n")));
+        let said = format!("{word}: unknown option; `xipvs --help` lists the options\n");
+        assert_eq!((status, stderr), (255, said));
     }
 }
 

@@ -69,8 +69,15 @@ impl Complaint {
 
     /// What to do about it, where that is not plain.
     fn advice(&self) -> Option<&'static str> {
-        let (Self::Refused(text) | Self::Unlisted(text)) = self else { return None };
-        ADVICE.iter().find(|(words, _)| words.as_bytes() == text).map(|(_, advice)| *advice)
+        let (table, text) = match self {
+            Self::Refused(text) | Self::Unlisted(text) => (&ADVICE[..], text),
+            Self::Usage(text) => (&USAGE_ADVICE[..], text),
+            Self::Syntax(text) if text.ends_with(b": unknown option") => {
+                return Some("`xipvs --help` lists the options");
+            }
+            Self::Try | Self::Syntax(_) => return None,
+        };
+        table.iter().find(|(words, _)| words.as_bytes() == text).map(|(_, advice)| *advice)
     }
 
     /// Writes it, with what to do about it if `with_advice`; `program` is the name that the program was called by.
@@ -106,6 +113,19 @@ const ADVICE: [(&str, &str); 9] = [
     ("Daemon has already run", "`xipvs -L --daemon` shows it, --stop-daemon ends it"),
     ("No daemon is running", "`xipvs -L --daemon` shows those that run"),
     ("Numerical result out of range", "-y must not be above -x"),
+];
+
+/// What to do about a faulty command line, likewise.
+const USAGE_ADVICE: [(&str, &str); 6] = [
+    ("illegal virtual server address[:port] specified", "as in 192.0.2.1:80, [2001:db8::1]:80 or name:http"),
+    (
+        "illegal real server address[:port] specified",
+        "as in 192.0.2.1, 192.0.2.1:80, [2001:db8::1]:80 or name:http",
+    ),
+    ("Zero port specified for non-persistent service", "name a port, or take every port with -p"),
+    ("illegal weight specified", "-w takes 0 to 2147483647"),
+    ("One-Packet Scheduling is only for UDP virtual services", "-o goes with -u or -f"),
+    ("Different address family is allowed only for tunneling servers", "-i makes it one"),
 ];
 
 /// The complaint for a director's refusal of a command.
@@ -147,6 +167,9 @@ fn words(command: CommandKind, error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::check;
+    use super::super::names::FileNames;
+    use super::super::parse::parse;
     use super::*;
 
     #[test]
@@ -174,6 +197,33 @@ mod tests {
             assert_eq!(written(true), format!("{words}; {advice}\n"));
         }
         assert_eq!(Complaint::usage("No such service").advice(), None);
+    }
+
+    #[test]
+    fn advice_for_faulty_command_lines_is_for_what_they_say() {
+        let names = FileNames::parse("", "");
+        let complaint = |line: &str| {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            match parse(&words, &names, false, true) {
+                Ok(typed) => check(&typed).unwrap_err(),
+                Err(complaint) => complaint,
+            }
+        };
+        let lines = [
+            "-A -t 192.0.2.1:http",
+            "-d -t 192.0.2.1:80 -r 192.0.2.1:x",
+            "-A -t 192.0.2.1",
+            "-a -t 192.0.2.1:80 -r 192.0.2.2 -w -1",
+            "-A -t 192.0.2.1:80 -o",
+            "-a -t 192.0.2.1:80 -r 2001:db8::1 -m",
+        ];
+        for (line, (words, advice)) in lines.into_iter().zip(USAGE_ADVICE) {
+            let complaint = complaint(line);
+            assert_eq!(complaint, Complaint::usage(words), "{line}");
+            assert_eq!(complaint.advice(), Some(advice), "{line}");
+        }
+        assert_eq!(complaint("-L --bogus").advice(), Some("`xipvs --help` lists the options"));
+        assert_eq!(complaint("-L -n -n").advice(), None);
     }
 
     #[test]

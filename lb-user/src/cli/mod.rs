@@ -99,7 +99,7 @@ pub fn run(
         // The scripts call ipvsadm, and messages name it.
         Tool::Save | Tool::Restore => b"ipvsadm",
     };
-    let mut session = Session { program, with_added: tool == Tool::Xipvs, director, names };
+    let mut session = Session { program, with_added: tool == Tool::Xipvs, line: 0, director, names };
     match tool {
         Tool::Xipvs | Tool::Ipvsadm => session.run(&words, streams),
         Tool::Save => restore::save_script(&mut session, &words, streams),
@@ -136,6 +136,8 @@ impl Outcome {
 struct Session<'a> {
     program: &'a [u8],
     with_added: bool,
+    /// The line of a restore's input, from 1 on.
+    line: u64,
     director: &'a mut dyn Director,
     names: &'a dyn Names,
 }
@@ -161,7 +163,7 @@ impl Session<'_> {
 
     /// The same session on another director.
     fn on<'a>(&'a self, director: &'a mut dyn Director) -> Session<'a> {
-        Session { director, program: self.program, with_added: self.with_added, names: self.names }
+        Session { director, ..*self }
     }
 
     /// Carries a restore out on a copy of the table and shows what it would change.
@@ -219,6 +221,9 @@ impl Session<'_> {
     }
 
     fn complain(&self, complaint: &Complaint, stderr: &mut dyn Write) -> Outcome {
+        if self.with_added && self.line > 0 {
+            let _ = write!(stderr, "line {}: ", self.line);
+        }
         // There is nowhere left to say that standard error cannot be written.
         let _ = complaint.write(self.program, self.with_added, stderr);
         Outcome { status: complaint.status(), ends: complaint.ends_restore() }

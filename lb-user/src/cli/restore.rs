@@ -24,6 +24,7 @@ pub fn restore(
 ) -> u8 {
     let mut status = 0;
     let ended = for_each_line(input, |line| {
+        session.line += 1;
         let words = words_of(line);
         if words.is_empty() {
             return false;
@@ -56,6 +57,7 @@ pub fn restore_as_plan(
     let mut faulty = false;
     let mut planned: Option<Rehearsal> = None;
     let ended = for_each_line(input, |line| {
+        session.line += 1;
         let words = words_of(line);
         if words.is_empty() {
             return false;
@@ -100,8 +102,15 @@ fn perform(planned: Option<Rehearsal>, session: &mut Session<'_>, stderr: &mut d
             return Some(session.complain(&refusal(CommandKind::Restore, &error), stderr).status);
         }
     };
-    let complaints = applied.refused.iter().map(|refused| refusal(kind_of(&refused.change), &refused.error));
-    complaints.map(|complaint| session.complain(&complaint, stderr).status).last()
+    // Several lines may have led to a change: it is named itself.
+    let line = std::mem::take(&mut session.line);
+    let complaints = applied.refused.iter().map(|refused| {
+        let _ = write!(stderr, "{}: ", refused.change);
+        session.complain(&refusal(kind_of(&refused.change), &refused.error), stderr).status
+    });
+    let status = complaints.last();
+    session.line = line;
+    status
 }
 
 /// The command that makes a change.
