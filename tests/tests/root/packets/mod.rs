@@ -7,6 +7,7 @@
 mod fixture;
 mod frame;
 
+mod adopt;
 mod agreement;
 mod direct_route;
 mod expiry;
