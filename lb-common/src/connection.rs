@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::protocol::tcp::{self, Direction, Event};
 use crate::protocol::{Protocol, state};
-use crate::tuple::Tuple;
+use crate::tuple::{IPV6, Tuple};
 
 /// Entries in a set.
 pub const WAYS: usize = 7;
@@ -59,7 +59,7 @@ pub struct Entry {
     /// The destination's number.
     pub destination: u32,
     /// NAT: the new destination address (client side) or source address (server side), loaded natively. Else the
-    /// destination's.
+    /// destination's. Of IPv6 its handle.
     pub address: u32,
     /// NAT: the new port that goes with it, loaded natively.
     pub port: u16,
@@ -162,6 +162,42 @@ pub struct Set {
     pub entries: [Entry; WAYS],
 }
 
+/// The addresses of an IPv6 flow's entry, in whose tuple their handles stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Addresses {
+    /// Source, loaded natively as two words.
+    pub source: [u64; 2],
+    /// Destination.
+    pub destination: [u64; 2],
+    /// Whose handle [`Entry::address`] is.
+    pub other: [u64; 2],
+    /// Fills the line.
+    pub reserved: [u64; 2],
+}
+
+impl Addresses {
+    /// Those of the entry in the other direction, as [`Entry::twin`] has its flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn twin(&self, role: u8) -> Self {
+        if role == CLIENT_SIDE {
+            Self { source: self.other, destination: self.source, other: self.destination, reserved: [0; 2] }
+        } else {
+            Self { source: self.destination, destination: self.other, other: self.source, reserved: [0; 2] }
+        }
+    }
+}
+
+/// The bytes of an address that was loaded natively as two words.
+#[inline(always)]
+pub const fn octets(address: [u64; 2]) -> [u8; 16] {
+    zerocopy::transmute!(address)
+}
+
+/// What lies beside a [`Set`]: a line of addresses for each of its entries, and one to make a power of two.
+pub type AddressSet = [Addresses; WAYS + 1];
+
 /// The kernel's spin lock, which it recognises by this name.
 #[allow(non_camel_case_types, reason = "the kernel looks the type up by its name")]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -174,7 +210,7 @@ pub struct bpf_spin_lock {
 /// A spin lock in a map.
 pub type Lock = bpf_spin_lock;
 
-const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Set>() == 512);
+const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Set>() == 512 && size_of::<AddressSet>() == 512);
 
 /// Where a hash leads: the tag and the home set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,13 +320,13 @@ pub struct Advance {
 
 /// Runs the state machine of a connection's protocol for a packet.
 ///
-/// `tcp_flags` is the flag byte of a TCP segment, `out` says that the packet came from the destination. A
+/// `protocol` is [`Tuple::protocol`], `tcp_flags` the flag byte of a TCP segment, `out` says that the packet came from the destination. A
 /// connection begins in state 0 with [`INACTIVE`] set, and with [`NO_OUTPUT`] unless it is a NAT connection.
 #[doc(alias = "set_tcp_state")]
 #[inline(always)]
 pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> Advance {
     let no_output = flags & NO_OUTPUT != 0 && !out;
-    let (new_state, active) = if protocol == Protocol::Tcp.number() {
+    let (new_state, active) = if protocol & !IPV6 == Protocol::Tcp.number() {
         let old = tcp::State::from_number(state).unwrap_or(tcp::State::None);
         let new = tcp::transition(Direction::of(out, no_output), Event::of(tcp_flags), old, false);
         (new as u8, new.is_active())
@@ -312,7 +348,7 @@ pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> 
 pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> bool {
     const FIN_SYN_RST_ACK: u8 = 0x17;
     const ACK: u8 = 0x10;
-    let settled = if protocol == Protocol::Tcp.number() {
+    let settled = if protocol & !IPV6 == Protocol::Tcp.number() {
         state == tcp::State::Established as u8 && tcp_flags & FIN_SYN_RST_ACK == ACK
     } else {
         state == state::UDP
@@ -450,6 +486,27 @@ mod tests {
         let server_side = entry(Tuple::new(6, rip, client), SERVER_SIDE, raw(vip));
         assert_eq!(client_side.twin(), server_side.tuple());
         assert_eq!(server_side.twin(), client_side.tuple());
+    }
+
+    #[test]
+    fn addresses_of_twins_go_with_their_flows() {
+        use crate::tuple::handle;
+        let (client, virtual_address, server) = ([1, 2], [3, 4], [5, 6]);
+        let addresses =
+            Addresses { source: client, destination: virtual_address, other: server, reserved: [0; 2] };
+        let raw = |address, port: u16| (handle(address, 7), port);
+        let tuple = Tuple::from_raw(6 | IPV6, raw(client, 1), raw(virtual_address, 2));
+        let entry = Entry {
+            addresses: tuple.addresses,
+            ports: tuple.ports,
+            protocol: tuple.protocol,
+            address: handle(server, 7),
+            port: 3,
+            ..Entry::new_zeroed()
+        };
+        let twin = addresses.twin(CLIENT_SIDE);
+        assert_eq!(entry.twin(), Tuple::from_raw(6 | IPV6, raw(twin.source, 3), raw(twin.destination, 1)));
+        assert_eq!(twin.twin(SERVER_SIDE), addresses);
     }
 
     #[test]

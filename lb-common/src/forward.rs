@@ -169,6 +169,25 @@ pub fn translate_network(header: &mut [u8; 20], end: End, address: [u8; 4], delt
     header[11] = checksum[1];
 }
 
+/// Takes one from the hop limit of an IPv6 header, of which these are the first bytes. It is not 0.
+#[inline(always)]
+pub fn take_hop_ipv6(header: &mut [u8; 8]) {
+    header[7] = header[7].wrapping_sub(1);
+}
+
+/// Replaces an address of an IPv6 header, loaded natively as two words.
+#[inline(always)]
+pub fn translate_network_ipv6(header: &mut [u8; 40], end: End, address: [u64; 2]) {
+    let (_, addresses) = header.split_at_mut(8);
+    let (words, _) = addresses.as_chunks_mut::<8>();
+    let [first, second] = address.map(u64::to_ne_bytes);
+    if end == End::Source {
+        (words[0], words[1]) = (first, second);
+    } else {
+        (words[2], words[3]) = (first, second);
+    }
+}
+
 /// Replaces a port of a TCP header; `delta` is what the new address and port make of the checksum.
 #[doc(alias = "tcp_dnat_handler")]
 #[inline(always)]
@@ -201,6 +220,14 @@ pub fn translation(from: ([u8; 4], [u8; 2]), to: ([u8; 4], [u8; 2])) -> (Delta, 
     (network, network.replace(from.1, to.1))
 }
 
+/// As [`translation`], of IPv6, whose header has no checksum; addresses loaded natively as two words.
+#[inline(always)]
+pub fn translation_ipv6(from: ([u64; 2], [u8; 2]), to: ([u64; 2], [u8; 2])) -> Delta {
+    let [a, b] = from.0.map(u64::to_ne_bytes);
+    let [c, d] = to.0.map(u64::to_ne_bytes);
+    Delta::NONE.replace(a, c).replace(b, d).replace(from.1, to.1)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -225,6 +252,29 @@ mod tests {
             take_hop(&mut header);
             prop_assert_eq!(Sum::ZERO.with(&header).finish(), [0, 0]);
             prop_assert_eq!(&header[at..at + 4], &address);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ipv6_translations_keep_the_transport_checksum_right(
+            bytes: [u8; 40], datagram: [u8; 8], address: [u64; 2], port: [u8; 2], source: bool
+        ) {
+            let (mut header, mut datagram) = (bytes, datagram);
+            (datagram[6], datagram[7]) = (0, 0);
+            let pseudo = |header: &[u8; 40]| Sum::ZERO.with(&header[8..]).with(&[0, 8, 0, 17]);
+            let checksum = crate::checksum::udp(pseudo(&header).with(&datagram).finish());
+            (datagram[6], datagram[7]) = (checksum[0], checksum[1]);
+            let (end, at, port_at) = if source { (End::Source, 8, 0) } else { (End::Destination, 24, 2) };
+            let words: &[u8; 16] = header[at..].first_chunk().unwrap();
+            let before = zerocopy::transmute!(*words);
+            let delta = translation_ipv6((before, [datagram[port_at], datagram[port_at + 1]]), (address, port));
+            translate_network_ipv6(&mut header, end, address);
+            translate_udp(&mut datagram, end, port, Delta::unpack(delta.pack()));
+            prop_assert_eq!(pseudo(&header).with(&datagram).finish(), [0, 0]);
+            let written: [u8; 16] = zerocopy::transmute!(address);
+            prop_assert_eq!(&header[at..at + 16], &written);
+            prop_assert_eq!(&header[..8], &bytes[..8]);
         }
     }
 

@@ -1,11 +1,12 @@
-//! Reading a frame's headers down to a flow: Ethernet, up to two VLAN tags, IPv4 with options, TCP and UDP.
+//! Reading a frame's headers down to a flow: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension
+//! headers, TCP and UDP.
 //!
 //! The frame is reached through [`Frame`], so that the same reader runs on a packet in the kernel and on
 //! a slice on the host. Not here: what to do with the packet.
 
 use crate::protocol::Protocol;
 use crate::reason::Reason;
-use crate::tuple::Tuple;
+use crate::tuple::{self, Tuple, handle};
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET: usize = 14;
@@ -13,14 +14,21 @@ pub const ETHERNET: usize = 14;
 pub const VLAN_TAG: usize = 4;
 /// Bytes of an IPv4 header without options.
 pub const IPV4: usize = 20;
+/// Bytes of an IPv6 header without extension headers.
+pub const IPV6: usize = 40;
 /// Bytes of a TCP header without options.
 pub const TCP: usize = 20;
 /// Bytes of a UDP header.
 pub const UDP: usize = 8;
+/// IPv6 extension headers that are looked behind.
+pub const MAX_EXTENSIONS: usize = 4;
+/// Where a transport header may begin at most, so that all of it can be reached.
+pub const MAX_TRANSPORT: usize = 200;
 /// VLAN tags that are understood; a frame with more is not ours.
 pub const MAX_TAGS: usize = 2;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 
@@ -48,17 +56,17 @@ impl Frame for [u8] {
 pub struct Packet {
     /// The flow.
     pub tuple: Tuple,
-    /// Where the IPv4 header begins: 14, 18 or 22.
+    /// Where the IP header begins: 14, 18 or 22.
     pub network: u16,
     /// Where the transport header begins.
     pub transport: u16,
-    /// The IPv4 total length in bytes: what counters count.
+    /// Bytes from the IP header on: what counters count.
     pub length: u16,
-    /// The type-of-service byte.
+    /// The type of service, or traffic class.
     pub service_type: u8,
     /// The flag byte of a TCP header, else 0.
     pub tcp_flags: u8,
-    /// Time to live as it arrived.
+    /// Time to live, or hop limit, as it arrived.
     pub time_to_live: u8,
 }
 
@@ -67,9 +75,22 @@ fn be16(bytes: &[u8; 2]) -> u16 {
     u16::from_be_bytes(*bytes)
 }
 
-/// Where the header behind the Ethernet header and its tags begins, if it is IPv4.
+/// The network protocol of a frame that can be balanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What is behind a frame's Ethernet header and its tags, and where that begins: 14, 18 or 22.
+///
+/// # Errors
+///
+/// A reason, if it is nothing that could be balanced.
 #[inline(always)]
-fn network_offset(frame: &(impl Frame + ?Sized)) -> Result<usize, Reason> {
+pub fn network(frame: &(impl Frame + ?Sized)) -> Result<(Family, usize), Reason> {
     let mut offset = ETHERNET;
     let mut kind = be16(frame.bytes(offset - 2).ok_or(Reason::Malformed)?);
     for _ in 0..MAX_TAGS {
@@ -79,17 +100,20 @@ fn network_offset(frame: &(impl Frame + ?Sized)) -> Result<usize, Reason> {
         offset += VLAN_TAG;
         kind = be16(frame.bytes(offset - 2).ok_or(Reason::Malformed)?);
     }
-    if kind == ETHERTYPE_IPV4 { Ok(offset) } else { Err(Reason::NotIpv4) }
+    match kind {
+        ETHERTYPE_IPV4 => Ok((Family::V4, offset)),
+        ETHERTYPE_IPV6 => Ok((Family::V6, offset)),
+        _ => Err(Reason::NotIp),
+    }
 }
 
-/// Reads a frame's headers.
+/// Reads the headers from an IPv4 header on that begins at `network`.
 ///
 /// # Errors
 ///
 /// The reason why the frame has no flow that could be balanced. Fragments have none, even the first.
 #[inline(always)]
-pub fn read(frame: &(impl Frame + ?Sized)) -> Result<Packet, Reason> {
-    let network = network_offset(frame)?;
+pub fn read_ipv4(frame: &(impl Frame + ?Sized), network: usize) -> Result<Packet, Reason> {
     let header: &[u8; IPV4] = frame.bytes(network).ok_or(Reason::Malformed)?;
     let header_length = usize::from(header[0] & 0x0f) * 4;
     let length = u16::from_be_bytes([header[2], header[3]]);
@@ -101,24 +125,13 @@ pub fn read(frame: &(impl Frame + ?Sized)) -> Result<Packet, Reason> {
         return Err(Reason::Fragment);
     }
     let protocol = header[9];
-    let transport_length = match protocol {
-        6 => TCP,
-        17 => UDP,
-        _ => return Err(Reason::OtherProtocol),
-    };
     let transport = network + header_length;
-    if usize::from(length) < header_length + transport_length
+    if usize::from(length) < header_length + transport_length(protocol)?
         || network + usize::from(length) > frame.length()
     {
         return Err(Reason::Malformed);
     }
-    let (ports, tcp_flags) = if protocol == Protocol::Tcp.number() {
-        let tcp: &[u8; TCP] = frame.bytes(transport).ok_or(Reason::Malformed)?;
-        ([tcp[0], tcp[1], tcp[2], tcp[3]], tcp[13])
-    } else {
-        let udp: &[u8; UDP] = frame.bytes(transport).ok_or(Reason::Malformed)?;
-        ([udp[0], udp[1], udp[2], udp[3]], 0)
-    };
+    let (ports, tcp_flags) = read_transport(frame, protocol, transport)?;
     Ok(Packet {
         tuple: Tuple {
             addresses: u64::from_ne_bytes([
@@ -135,4 +148,191 @@ pub fn read(frame: &(impl Frame + ?Sized)) -> Result<Packet, Reason> {
         tcp_flags,
         time_to_live: header[8],
     })
+}
+
+/// Reads the headers from an IPv6 header on that begins at `network`, behind extension headers too. `seed` is that of the
+/// addresses' handles.
+///
+/// # Errors
+///
+/// As for [`read_ipv4`]. A fragment header that says the packet is whole (an atomic fragment) makes none.
+#[inline(always)]
+pub fn read_ipv6(frame: &(impl Frame + ?Sized), network: usize, seed: u64) -> Result<Packet, Reason> {
+    let header: &[u8; 8] = frame.bytes(network).ok_or(Reason::Malformed)?;
+    let [a, b, _, _, e, f, protocol, time_to_live] = *header;
+    if a >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    // A packet of more than 65,535 bytes would say so in an option, and have a length of 0.
+    let length = be16(&[e, f]).checked_add(IPV6 as u16).ok_or(Reason::Malformed)?;
+    let (protocol, transport) = skip_extensions(frame, protocol, network + IPV6)?;
+    let end = network + usize::from(length);
+    if transport + transport_length(protocol)? > end || end > frame.length() {
+        return Err(Reason::Malformed);
+    }
+    let (source, destination) = ipv6_addresses(frame, network).ok_or(Reason::Malformed)?;
+    let (ports, tcp_flags) = read_transport(frame, protocol, transport)?;
+    let tuple =
+        Tuple::from_raw(protocol | tuple::IPV6, (handle(source, seed), 0), (handle(destination, seed), 0));
+    Ok(Packet {
+        tuple: Tuple { ports: u32::from_ne_bytes(ports), ..tuple },
+        network: network as u16,
+        transport: transport as u16,
+        length,
+        service_type: a << 4 | b >> 4,
+        tcp_flags,
+        time_to_live,
+    })
+}
+
+/// Source and destination address of an IPv6 header, each loaded natively as two words.
+#[inline(always)]
+pub fn ipv6_addresses(frame: &(impl Frame + ?Sized), network: usize) -> Option<([u64; 2], [u64; 2])> {
+    let bytes: &[u8; 32] = frame.bytes(network + 8)?;
+    let (words, _) = bytes.as_chunks::<8>();
+    let [a, b, c, d] = [words[0], words[1], words[2], words[3]].map(u64::from_ne_bytes);
+    Some(([a, b], [c, d]))
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// The protocol behind extension headers and where it begins.
+#[inline(always)]
+fn skip_extensions(
+    frame: &(impl Frame + ?Sized),
+    mut protocol: u8,
+    mut offset: usize,
+) -> Result<(u8, usize), Reason> {
+    for _ in 0..MAX_EXTENSIONS {
+        if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
+            return Ok((protocol, offset));
+        }
+        let [next, length, c, d]: [u8; 4] = *frame.bytes(offset).ok_or(Reason::Malformed)?;
+        let length = match protocol {
+            // An offset, or more to come.
+            FRAGMENT if be16(&[c, d]) & 0xfff9 != 0 => return Err(Reason::Fragment),
+            FRAGMENT => 8,
+            AUTHENTICATION => usize::from(length) * 4 + 8,
+            _ => usize::from(length) * 8 + 8,
+        };
+        offset += length;
+        protocol = next;
+        if offset > MAX_TRANSPORT {
+            return Err(Reason::ExtensionHeaders);
+        }
+    }
+    match protocol {
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS => {
+            Err(Reason::ExtensionHeaders)
+        }
+        _ => Ok((protocol, offset)),
+    }
+}
+
+/// Bytes that the header of a transport protocol has at least.
+#[inline(always)]
+fn transport_length(protocol: u8) -> Result<usize, Reason> {
+    match protocol {
+        6 => Ok(TCP),
+        17 => Ok(UDP),
+        _ => Err(Reason::OtherProtocol),
+    }
+}
+
+/// The ports and the TCP flags of a transport header.
+#[inline(always)]
+fn read_transport(
+    frame: &(impl Frame + ?Sized),
+    protocol: u8,
+    offset: usize,
+) -> Result<([u8; 4], u8), Reason> {
+    if protocol == Protocol::Tcp.number() {
+        let tcp: &[u8; TCP] = frame.bytes(offset).ok_or(Reason::Malformed)?;
+        Ok(([tcp[0], tcp[1], tcp[2], tcp[3]], tcp[13]))
+    } else {
+        let udp: &[u8; UDP] = frame.bytes(offset).ok_or(Reason::Malformed)?;
+        Ok(([udp[0], udp[1], udp[2], udp[3]], 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// An IPv6 packet of UDP port 1 to 2, behind these headers: kind and content from the third byte on.
+    fn behind(headers: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut chain = Vec::new();
+        let mut kinds = headers.iter().map(|(kind, _)| *kind).chain([17]);
+        let first = kinds.next().unwrap_or(17);
+        for ((kind, content), next) in headers.iter().zip(kinds) {
+            let length = content.len() + 2;
+            let units = match *kind {
+                FRAGMENT => 0,
+                AUTHENTICATION => length / 4 - 2,
+                _ => length / 8 - 1,
+            };
+            chain.extend([next, units as u8]);
+            chain.extend(*content);
+        }
+        chain.extend([0, 1, 0, 2, 0, 8, 0, 0]);
+        let mut frame = std::vec![0; 12];
+        frame.extend([0x86, 0xdd, 0x6a, 0xb0, 0, 0]);
+        frame.extend((chain.len() as u16).to_be_bytes());
+        frame.extend([first, 64]);
+        frame.extend([0xfd; 16]);
+        frame.extend([0xfe; 16]);
+        frame.extend(chain);
+        frame
+    }
+
+    fn read(frame: &[u8]) -> Result<Packet, Reason> {
+        let (family, at) = network(frame)?;
+        assert_eq!((family, at), (Family::V6, 14));
+        read_ipv6(frame, at, 99)
+    }
+
+    #[test]
+    fn an_ipv6_header_is_read() {
+        let packet = read(&behind(&[])).unwrap();
+        let ports = (packet.tuple.source_port(), packet.tuple.destination_port());
+        assert_eq!((packet.tuple.transport(), packet.tuple.is_ipv6(), ports), (17, true, (1, 2)));
+        assert_eq!((packet.length, packet.service_type, packet.time_to_live), (48, 0xab, 64));
+        assert_eq!((packet.network, packet.transport), (14, 54));
+        assert_eq!(packet.tuple.raw_source(), handle([u64::from_ne_bytes([0xfd; 8]); 2], 99));
+        assert_eq!(packet.tuple.raw_destination(), handle([u64::from_ne_bytes([0xfe; 8]); 2], 99));
+    }
+
+    #[test]
+    fn extension_headers_are_skipped_and_fragments_refused() {
+        let (short, long): (&[u8], &[u8]) = (&[0; 6], &[0; 38]);
+        let at = |headers: &[(u8, &[u8])]| {
+            read(&behind(headers)).map(|packet| (packet.tuple.ports, packet.transport))
+        };
+        let ports = u32::from_ne_bytes([0, 1, 0, 2]);
+        assert_eq!(at(&[(HOP_BY_HOP, short)]), Ok((ports, 62)));
+        assert_eq!(
+            at(&[(HOP_BY_HOP, short), (ROUTING, long), (DESTINATION_OPTIONS, short)]),
+            Ok((ports, 110))
+        );
+        assert_eq!(at(&[(AUTHENTICATION, &[0; 22])]), Ok((ports, 78)));
+        assert_eq!(at(&[(FRAGMENT, &[0, 0, 1, 2, 3, 4])]), Ok((ports, 62)));
+        assert_eq!(at(&[(FRAGMENT, &[0, 1, 1, 2, 3, 4])]), Err(Reason::Fragment));
+        assert_eq!(at(&[(FRAGMENT, &[0, 8, 1, 2, 3, 4])]), Err(Reason::Fragment));
+        assert_eq!(at(&[(ROUTING, &[0; 254])]), Err(Reason::ExtensionHeaders));
+        assert_eq!(at(&[(DESTINATION_OPTIONS, short); 5]), Err(Reason::ExtensionHeaders));
+    }
+
+    #[test]
+    fn a_truncated_ipv6_packet_is_malformed() {
+        let whole = behind(&[(HOP_BY_HOP, &[0; 6])]);
+        for length in 14..whole.len() {
+            assert_eq!(read(&whole[..length]), Err(Reason::Malformed), "{length} bytes");
+        }
+    }
 }

@@ -7,7 +7,7 @@
 
 use crate::destination::AVAILABLE;
 use crate::protocol::{Protocol, state, tcp};
-use crate::tuple::Tuple;
+use crate::tuple::{IPV6, Tuple};
 
 /// Seconds that a template goes on for when its time is over and it still controls connections.
 #[doc(alias = "ip_vs_conn_expire")]
@@ -17,10 +17,28 @@ pub const EXTENSION: u32 = 60;
 pub const INVALID_PORT: u16 = 0xffff;
 
 /// The protocol of an entry that is a template for connections of this one (0 for a firewall mark's): none that a
-/// packet with ports has, so that nothing a client sends can be taken for a template.
+/// packet with ports has, so that nothing a client sends can be taken for a template. The family's bit stays.
 #[inline(always)]
 pub const fn template_protocol(protocol: u8) -> u8 {
-    !protocol
+    protocol ^ !IPV6
+}
+
+/// The network of an IPv6 address (loaded natively as two words) by the length of its prefix, at most 128.
+#[inline(always)]
+pub const fn network_ipv6(address: [u64; 2], length: u32) -> [u64; 2] {
+    [address[0] & mask_of(length).to_be(), address[1] & mask_of(length.saturating_sub(64)).to_be()]
+}
+
+/// So many leading ones, at most 64.
+#[inline(always)]
+const fn mask_of(bits: u32) -> u64 {
+    if bits == 0 {
+        0
+    } else if bits >= 64 {
+        u64::MAX
+    } else {
+        u64::MAX << (64 - bits)
+    }
 }
 
 /// What a service has templates for.
@@ -87,7 +105,7 @@ pub const fn serves(status: u8, weight: u32, expire_quiescent: bool) -> bool {
 #[doc(alias = "IP_VS_CTPL_S_ASSURED")]
 #[inline(always)]
 pub const fn assures(protocol: u8, new_state: u8, out: bool) -> bool {
-    if protocol == Protocol::Udp.number() {
+    if protocol & !IPV6 == Protocol::Udp.number() {
         out
     } else if new_state >= state::SCTP {
         new_state == state::SCTP + 8
@@ -112,7 +130,7 @@ mod tests {
     /// Client, virtual address, virtual port and protocol of a key.
     fn words(key: Tuple) -> (Ipv4Addr, Ipv4Addr, u16, u8) {
         assert_eq!(key.source_port(), 0);
-        (key.source(), key.destination(), key.destination_port(), !key.protocol)
+        (key.source(), key.destination(), key.destination_port(), template_protocol(key.protocol))
     }
 
     #[test]
@@ -131,7 +149,31 @@ mod tests {
     #[test]
     fn no_packet_has_a_templates_key() {
         for protocol in Protocol::ALL.map(Protocol::number).into_iter().chain([0]) {
-            assert_eq!(Protocol::from_number(template_protocol(protocol)), None);
+            for protocol in [protocol, protocol | IPV6] {
+                let template = template_protocol(protocol);
+                assert_eq!(Protocol::from_number(template & !IPV6), None);
+                assert_eq!((template & IPV6, template_protocol(template)), (protocol & IPV6, protocol));
+            }
+        }
+    }
+
+    #[test]
+    fn an_ipv6_network_has_the_leading_bits() {
+        let words = |text: &str| -> [u64; 2] {
+            zerocopy::transmute!(text.parse::<core::net::Ipv6Addr>().unwrap().octets())
+        };
+        let address = words("2001:db8:1234:5678:9abc:def0:1122:3344");
+        let rows = [
+            (128, "2001:db8:1234:5678:9abc:def0:1122:3344"),
+            (96, "2001:db8:1234:5678:9abc:def0::"),
+            (65, "2001:db8:1234:5678:8000::"),
+            (64, "2001:db8:1234:5678::"),
+            (33, "2001:db8::"),
+            (1, "::"),
+            (0, "::"),
+        ];
+        for (length, network) in rows {
+            assert_eq!(network_ipv6(address, length), words(network), "{length}");
         }
     }
 

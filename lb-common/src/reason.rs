@@ -53,9 +53,9 @@ macro_rules! reasons {
 reasons! {
     /// Neither an address of a service nor of a destination.
     NotOurs = 0, "not-ours", Pass;
-    /// Not IPv4: another Ethernet protocol, or more than two VLAN tags.
-    NotIpv4 = 1, "not-ipv4", Pass;
-    /// IPv4 with a transport protocol that is not balanced.
+    /// Not IP: another Ethernet protocol, or more than two VLAN tags.
+    NotIp = 1, "not-ip", Pass;
+    /// IP with a transport protocol that is not balanced.
     OtherProtocol = 2, "other-protocol", Pass;
     /// The packet ends before its headers do, or a length field contradicts another.
     Malformed = 3, "malformed", Pass;
@@ -97,6 +97,10 @@ reasons! {
     Internal = 21, "internal", Drop;
     /// Larger than the next link takes, and may be cut in pieces; the stack does that and sends them on.
     FragmentedByStack = 22, "fragmented-by-stack", Pass;
+    /// IPv6 with more extension headers than are looked behind.
+    ExtensionHeaders = 23, "extension-headers", Pass;
+    /// Of two IPv6 flows that look alike to the connection table, which happens once in thousands of millions, the later.
+    LooksAlike = 24, "looks-alike", Drop;
 }
 
 /// Room for reason counters in the maps; more than there are reasons, so that a new one moves nothing.

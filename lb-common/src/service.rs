@@ -50,6 +50,20 @@ pub struct ServiceKey {
     pub reserved: u8,
 }
 
+/// A service's key in the index for IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServiceKeyIpv6 {
+    /// Virtual address, loaded natively as two words.
+    pub address: [u64; 2],
+    /// Virtual port in network order, loaded natively; 0 is any.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub reserved: [u8; 5],
+}
+
 /// A slot of the service map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]

@@ -128,6 +128,28 @@ pub enum Program {
     Open = 1,
     /// `xipvs_tunnel`: a packet of a known flow that goes through a tunnel, whatever it takes.
     Tunnel = 2,
+    /// `xipvs_ipv6`: a packet of IPv6, in its flow's steady state.
+    Ipv6 = 3,
+    /// `xipvs_ipv6_slow`: [`Program::Slow`] for IPv6.
+    Ipv6Slow = 4,
+    /// `xipvs_ipv6_open`: [`Program::Open`] for IPv6.
+    Ipv6Open = 5,
+}
+
+impl Program {
+    /// Slots in the program array.
+    pub const COUNT: usize = 6;
+
+    /// What does for IPv6 what this one does for IPv4.
+    #[inline(always)]
+    #[must_use]
+    pub const fn for_ipv6(self) -> Self {
+        match self {
+            Self::Slow => Self::Ipv6Slow,
+            Self::Open => Self::Ipv6Open,
+            other => other,
+        }
+    }
 }
 
 /// A VLAN interface.

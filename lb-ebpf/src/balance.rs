@@ -3,9 +3,9 @@
 //! IPVS counterpart: `ip_vs_core.c`.
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::connection::{self as rules, CLIENT_SIDE, Entry, SERVER_SIDE, is_past, is_stale};
+use lb_common::connection::{self as rules, Addresses, CLIENT_SIDE, Entry, SERVER_SIDE, is_past, is_stale};
 use lb_common::destination::AVAILABLE;
-use lb_common::packet::{self, Packet};
+use lb_common::packet::{self, Family, Packet};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
@@ -13,20 +13,42 @@ use lb_common::tuple::Tuple;
 
 use crate::connection::{self, Found};
 use crate::forward::{self, Verdict};
-use crate::maps::{self, Counted, DestinationRef, SettingsRef};
+use crate::maps::{self, AddressesRef, Counted, DestinationRef, Scratch, SettingsRef};
 use crate::packet::Window;
 use crate::{clock, service, tunnel};
 
 const SYN: u8 = 0x02;
 
-/// What the programs look at first: the settings and the packet's headers. Most packets in the world are not ours.
+/// What the programs look at first: the settings, and where the packet's network header begins.
 #[inline(always)]
-pub fn read(context: &XdpContext) -> Result<(SettingsRef, Packet), Reason> {
+fn begin(context: &XdpContext) -> Result<(SettingsRef, Family, usize), Reason> {
     let settings = maps::settings()?;
     if settings.services() == 0 {
         return Err(Reason::NotOurs);
     }
-    let packet = packet::read(&Window::of(context))?;
+    let (family, network) = packet::network(&Window::of(context))?;
+    Ok((settings, family, network))
+}
+
+/// The settings and the packet's headers. Most packets in the world are not ours.
+#[inline(always)]
+pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<(SettingsRef, Packet), Reason> {
+    let (settings, _, network) = begin(context)?;
+    headers::<IPV6>(context, settings, network)
+}
+
+#[inline(always)]
+fn headers<const IPV6: bool>(
+    context: &XdpContext,
+    settings: SettingsRef,
+    network: usize,
+) -> Result<(SettingsRef, Packet), Reason> {
+    let frame = &Window::of(context);
+    let packet = if IPV6 {
+        packet::read_ipv6(frame, network, settings.seed())?
+    } else {
+        packet::read_ipv4(frame, network)?
+    };
     let tuple = packet.tuple;
     if !settings.concerns(tuple.raw_destination()) && !settings.concerns(tuple.raw_source()) {
         return Err(Reason::NotOurs);
@@ -39,21 +61,55 @@ pub fn read(context: &XdpContext) -> Result<(SettingsRef, Packet), Reason> {
 /// Leaves any other to [`any`]. Decides nothing that [`any`] would decide otherwise; it has only less to look at.
 #[inline(always)]
 pub fn steady(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, packet) = read(context)?;
-    steady_flow(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
+    let (settings, family, network) = begin(context)?;
+    if family == Family::V6 {
+        return Ok(Verdict::GoOn(Program::Ipv6));
+    }
+    let (settings, packet) = headers::<false>(context, settings, network)?;
+    steady_flow::<false>(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
+}
+
+/// [`steady`] for IPv6.
+#[inline(always)]
+pub fn steady_ipv6(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, packet) = read::<true>(context)?;
+    steady_flow::<true>(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
+}
+
+/// The addresses of a packet of IPv6; of IPv4 none, which the tuple has.
+#[inline(always)]
+pub fn addresses<const IPV6: bool>(context: &XdpContext, packet: &Packet) -> Result<Addresses, Reason> {
+    if !IPV6 {
+        return Ok(Addresses::default());
+    }
+    let addresses = packet::ipv6_addresses(&Window::of(context), packet.network.into());
+    let (source, destination) = addresses.ok_or(Reason::Malformed)?;
+    Ok(Addresses { source, destination, ..Addresses::default() })
 }
 
 #[inline(always)]
-fn steady_flow(
+fn steady_flow<const IPV6: bool>(
     context: &XdpContext,
     settings: SettingsRef,
     packet: &Packet,
 ) -> Option<Result<Verdict, Reason>> {
     let now = clock::now(settings);
-    let found = connection::find_at_home(connection::home(&packet.tuple, settings))?;
-    let entry = found.try_read(&packet.tuple)?;
-    let out = entry.role == SERVER_SIDE;
+    let home = connection::home(&packet.tuple, settings);
+    // Before the slot is known: Linux 6.1 forgets its bounds over a helper's call.
+    let beside = if IPV6 { Some(AddressesRef::at(home.set)?) } else { None };
+    let found = connection::find_at_home(home)?;
     let deadline = found.deadline();
+    let (entry, addresses) = if let Some(beside) = beside {
+        let (entry, known) = found.try_read_ipv6(beside, &packet.tuple)?;
+        let seen = addresses::<IPV6>(context, packet).ok()?;
+        if known.source != seen.source || known.destination != seen.destination {
+            return None;
+        }
+        (entry, known)
+    } else {
+        (found.try_read(&packet.tuple)?, Addresses::default())
+    };
+    let out = entry.role == SERVER_SIDE;
     let timeout = settings.timeout(entry.state);
     if is_past(deadline, now)
         || is_stale(deadline, now, timeout, settings.ticks_per_second())
@@ -74,33 +130,40 @@ fn steady_flow(
     }
     let counted = if out { Counted::Out } else { Counted::In };
     maps::count_packet(settings, entry.destination, counted, packet.length);
-    Some(if entry.is_tunnelled() {
+    Some(if !IPV6 && entry.is_tunnelled() {
         tunnel::send_at_once(context, settings, packet, &entry, destination)
     } else {
-        forward::rewrite(context, packet, &entry)
+        forward::rewrite(context, packet, &entry, &addresses)
     })
 }
 
 /// Balances a packet.
 #[inline(always)]
-pub fn any(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, packet) = read(context)?;
+pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, packet) = read::<IPV6>(context)?;
     let scratch = maps::scratch()?;
-    let packet = scratch.keep(packet);
+    let packet = scratch.keep::<IPV6>(packet);
     let tuple = packet.tuple;
     let now = clock::now(settings);
     let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else {
-        return unknown(settings, &packet, &mut scratch.client_side, now);
+        return unknown::<IPV6>(context, settings, &packet, scratch, now);
     };
-    let entry = &mut scratch.client_side;
-    if !found.read_to(entry, &tuple) {
-        return unknown(settings, &packet, &mut scratch.client_side, now);
-    }
-    if is_past(found.deadline(), now) {
+    let Some(deadline) = read_to::<IPV6>(found, scratch, &tuple) else {
+        return unknown::<IPV6>(context, settings, &packet, scratch, now);
+    };
+    if is_past(deadline, now) {
         // Dead, though the sweep has not come by.
-        connection::remove_dead(&client_side(entry), now);
-        return unknown(settings, &packet, &mut scratch.client_side, now);
+        connection::remove_dead(&client_side(&scratch.client_side), now);
+        return unknown::<IPV6>(context, settings, &packet, scratch, now);
     }
+    if IPV6 {
+        let seen = addresses::<IPV6>(context, &packet)?;
+        let known = &scratch.client_addresses;
+        if known.source != seen.source || known.destination != seen.destination {
+            return Err(Reason::LooksAlike);
+        }
+    }
+    let entry = &mut scratch.client_side;
     let destination = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?;
     let available = destination.status() & AVAILABLE != 0;
     if entry.role == CLIENT_SIDE {
@@ -109,7 +172,7 @@ pub fn any(context: &XdpContext) -> Result<Verdict, Reason> {
             && rules::gives_way(entry.state, entry.flags, settings.reuse_mode())
         {
             connection::remove(&tuple);
-            return unknown(settings, &packet, &mut scratch.client_side, now);
+            return unknown::<IPV6>(context, settings, &packet, scratch, now);
         }
         if !available {
             return Err(Reason::DestinationDeleted);
@@ -118,36 +181,46 @@ pub fn any(context: &XdpContext) -> Result<Verdict, Reason> {
     } else if available {
         maps::count_packet(settings, entry.destination, Counted::Out, packet.length);
     }
-    known(context, settings, &packet, found, entry, now)
+    let moves = is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
+    known(context, settings, &packet, found, moves, scratch, now)
 }
 
-/// A packet of a known flow, already counted.
+/// Copies what was found to the scratch room; its deadline, if it is still that of `tuple`.
+#[inline(always)]
+fn read_to<const IPV6: bool>(found: Found, scratch: &mut Scratch, tuple: &Tuple) -> Option<u32> {
+    if IPV6 {
+        found.read_ipv6_to(&mut scratch.client_side, &mut scratch.client_addresses, tuple)
+    } else {
+        found.read_to(&mut scratch.client_side, tuple)
+    }
+}
+
+/// A packet of a known flow, already counted; whether it `moves` the deadline.
 #[inline(always)]
 fn known(
     context: &XdpContext,
     settings: SettingsRef,
     packet: &Packet,
     found: Found,
-    entry: &mut Entry,
+    moves: bool,
+    scratch: &mut Scratch,
     now: u32,
 ) -> Result<Verdict, Reason> {
+    let Scratch { client_side: entry, client_addresses: addresses, .. } = scratch;
     let out = entry.role == SERVER_SIDE;
-    let timeout = settings.timeout(entry.state);
-    if !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out)
-        || is_stale(found.deadline(), now, timeout, settings.ticks_per_second())
-    {
+    if moves || !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out) {
         connection::advance(&client_side(entry), packet.tcp_flags, out, now);
     }
     if packet.time_to_live <= 1 {
         return Err(Reason::TimeExceeded);
     }
     if is_past(entry.hop_until, now) {
-        if let Err(why) = forward::resolve(context, settings, packet, entry, now) {
-            return forward::without_hop(context, packet, entry, why);
+        if let Err(why) = forward::resolve(context, settings, packet, entry, addresses, now) {
+            return forward::without_hop(context, packet, entry, addresses, why);
         }
         connection::remember_hop(found, entry);
     }
-    forward::send(context, packet, entry)
+    forward::send(context, packet, entry, addresses)
 }
 
 /// The client side of an entry's connection.
@@ -158,19 +231,26 @@ fn client_side(entry: &Entry) -> Tuple {
 
 #[inline(always)]
 fn is_opening(packet: &Packet) -> bool {
-    packet.tuple.protocol == Protocol::Tcp.number() && packet.tcp_flags & SYN != 0
+    packet.tuple.transport() == Protocol::Tcp.number() && packet.tcp_flags & SYN != 0
 }
 
 /// A packet whose flow has no entry: an answer of a direct-routing destination, or the first of a connection,
 /// or nothing to do with us.
 #[inline(always)]
-fn unknown(settings: SettingsRef, packet: &Packet, room: &mut Entry, now: u32) -> Result<Verdict, Reason> {
+fn unknown<const IPV6: bool>(
+    context: &XdpContext,
+    settings: SettingsRef,
+    packet: &Packet,
+    scratch: &mut Scratch,
+    now: u32,
+) -> Result<Verdict, Reason> {
     let tuple = packet.tuple;
-    if service::find(settings, &tuple).is_some() {
+    let addresses = addresses::<IPV6>(context, packet)?;
+    if service::find(settings, &tuple, &addresses).is_some() {
         return Ok(Verdict::GoOn(Program::Open));
     }
     if settings.concerns(tuple.raw_source()) {
-        direct_reply(settings, packet, room, now)?;
+        direct_reply::<IPV6>(settings, packet, &addresses, scratch, now)?;
         return Err(Reason::NoReplyConnection);
     }
     Err(Reason::NoService)
@@ -179,13 +259,24 @@ fn unknown(settings: SettingsRef, packet: &Packet, room: &mut Entry, now: u32) -
 /// An answer that passes the director on its way from a direct-routing destination: counted, and the state
 /// machine sees it; the stack forwards it as it is.
 #[inline(always)]
-fn direct_reply(settings: SettingsRef, packet: &Packet, entry: &mut Entry, now: u32) -> Result<(), Reason> {
+fn direct_reply<const IPV6: bool>(
+    settings: SettingsRef,
+    packet: &Packet,
+    addresses: &Addresses,
+    scratch: &mut Scratch,
+    now: u32,
+) -> Result<(), Reason> {
     let tuple = packet.tuple.reversed();
     let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else { return Ok(()) };
-    if !found.read_to(entry, &tuple) {
-        return Ok(());
+    let Some(deadline) = read_to::<IPV6>(found, scratch, &tuple) else { return Ok(()) };
+    if IPV6 {
+        let known = &scratch.client_addresses;
+        if known.source != addresses.destination || known.destination != addresses.source {
+            return Ok(());
+        }
     }
-    if entry.role != CLIENT_SIDE || entry.has_twin() || is_past(found.deadline(), now) {
+    let entry = &scratch.client_side;
+    if entry.role != CLIENT_SIDE || entry.has_twin() || is_past(deadline, now) {
         return Ok(());
     }
     // As in NAT, of a destination that was deleted nothing is counted.
@@ -194,7 +285,7 @@ fn direct_reply(settings: SettingsRef, packet: &Packet, entry: &mut Entry, now: 
         maps::count_packet(settings, entry.destination, Counted::Out, packet.length);
     }
     if !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, true)
-        || is_stale(found.deadline(), now, settings.timeout(entry.state), settings.ticks_per_second())
+        || is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second())
     {
         connection::advance(&tuple, packet.tcp_flags, true, now);
     }

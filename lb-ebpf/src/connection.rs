@@ -7,13 +7,13 @@
 //! and not again for every way that leads to a call. Therefore they take and return plain numbers.
 
 use lb_common::connection::{
-    self, ALTERNATES, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, SERVER_SIDE, TEMPLATE, WAYS,
+    self, ALTERNATES, Addresses, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, SERVER_SIDE, TEMPLATE, WAYS,
 };
 use lb_common::persistence::assures;
 use lb_common::tuple::Tuple;
 
 use crate::machine::opaque;
-use crate::maps::{DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
+use crate::maps::{AddressesRef, DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
 use crate::persistence;
 
 /// An entry that was found: where it lies.
@@ -67,11 +67,43 @@ impl Found {
             .then_some(copy)
     }
 
-    /// Copies the entry whole to another place; whether it is still that of `tuple`.
+    /// As [`Found::try_read`], with the addresses of a flow of IPv6.
     #[inline(always)]
-    pub fn read_to(self, place: &mut Entry, tuple: &Tuple) -> bool {
-        self.set.locked(|| self.set.entry(self.slot).copy_to(place));
-        place.tuple() == *tuple
+    pub fn try_read_ipv6(self, beside: AddressesRef, tuple: &Tuple) -> Option<(Entry, Addresses)> {
+        let before = self.set.entry(self.slot).sequence();
+        let addresses = beside.line(self.slot).copy();
+        let entry = self.try_read(tuple)?;
+        (entry.sequence == before).then_some((entry, addresses))
+    }
+
+    /// As [`Found::read_to`], with the addresses of a flow of IPv6.
+    #[inline(always)]
+    pub fn read_ipv6_to(self, place: &mut Entry, addresses: &mut Addresses, tuple: &Tuple) -> Option<u32> {
+        let beside = AddressesRef::at(self.number)?;
+        let found = self.checked_again()?;
+        let deadline = found.deadline();
+        let (entry, line) = (found.set.entry(found.slot).settled(), beside.line(found.slot));
+        let held = found.set.hold();
+        entry.copy_to(place);
+        line.copy_to(addresses);
+        drop(held);
+        (place.tuple() == *tuple).then_some(deadline)
+    }
+
+    /// The same, its slot compared with the bound anew: what the verifier knew of it is lost over a call of a helper.
+    #[inline(always)]
+    fn checked_again(self) -> Option<Self> {
+        Some(Self { slot: slot_at(self.slot as u64 + 1)?, ..self })
+    }
+
+    /// Copies the entry whole to another place; its deadline, if it is still that of `tuple`.
+    #[inline(always)]
+    pub fn read_to(self, place: &mut Entry, tuple: &Tuple) -> Option<u32> {
+        let deadline = self.deadline();
+        let held = self.set.hold();
+        self.set.entry(self.slot).copy_to(place);
+        drop(held);
+        (place.tuple() == *tuple).then_some(deadline)
     }
 
     /// A whole copy of the entry, if it is still that of `tuple`.
@@ -212,8 +244,12 @@ const PUT_FULL: u32 = 2;
 #[inline(never)]
 pub extern "C" fn connection_put(number: u32, tag: u32, deadline: u32, side: u32) -> u32 {
     let Ok(scratch) = scratch() else { return PUT_FULL };
-    let entry = if side == u32::from(CLIENT_SIDE) { &scratch.client_side } else { &scratch.server_side };
-    let Some(set) = SetRef::at(number) else { return PUT_FULL };
+    let (entry, addresses) = if side == u32::from(CLIENT_SIDE) {
+        (&scratch.client_side, &scratch.client_addresses)
+    } else {
+        (&scratch.server_side, &scratch.server_addresses)
+    };
+    let (Some(set), Some(beside)) = (SetRef::at(number), AddressesRef::at(number)) else { return PUT_FULL };
     set.locked(|| {
         let free = match slot_of(set, tag) {
             None => free_slot(set),
@@ -223,7 +259,11 @@ pub extern "C" fn connection_put(number: u32, tag: u32, deadline: u32, side: u32
             same => same,
         };
         let Some(free) = free else { return PUT_FULL };
-        set.entry(free).store(entry);
+        set.entry(free).store_with(entry, || {
+            if entry.tuple().is_ipv6() {
+                beside.line(free).store(addresses);
+            }
+        });
         set.set_deadline(free, deadline);
         set.set_tag(free, tag);
         PUT_STORED
@@ -429,15 +469,15 @@ fn follow(twin: &Tuple, of: &Tuple, state: u8, deadline: u32, settings: Settings
 /// Stores the next hop of a flow.
 #[inline(always)]
 pub fn remember_hop(found: Found, entry: &Entry) {
+    let Some(found) = found.checked_again() else { return };
     let tuple = entry.tuple();
-    found.set.locked(|| {
-        if found.holds(&tuple) {
-            let place = found.set.entry(found.slot);
-            let now = place.copy();
-            // State and flags may have moved on since the copy was made.
-            place.store(&Entry { state: now.state, flags: now.flags, ..*entry });
-        }
-    });
+    let _held = found.set.hold();
+    if found.holds(&tuple) {
+        let place = found.set.entry(found.slot);
+        let now = place.copy();
+        // State and flags may have moved on since the copy was made.
+        place.store(&Entry { state: now.state, flags: now.flags, ..*entry });
+    }
 }
 
 /// Deletes what is dead in one set; called by the sweep.

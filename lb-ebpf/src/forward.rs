@@ -4,9 +4,12 @@ use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
-use lb_common::connection::{CLIENT_SIDE, Entry};
-use lb_common::forward::{End, TCP_PART, take_hop, translate_network, translate_tcp, translate_udp};
-use lb_common::packet::{ETHERNET, IPV4, Packet, UDP, VLAN_TAG};
+use lb_common::connection::{Addresses, CLIENT_SIDE, Entry};
+use lb_common::forward::{
+    End, TCP_PART, take_hop, take_hop_ipv6, translate_network, translate_network_ipv6, translate_tcp,
+    translate_udp,
+};
+use lb_common::packet::{ETHERNET, IPV4, IPV6, Packet, UDP, VLAN_TAG};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
@@ -44,6 +47,7 @@ pub enum NoHop {
 }
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const FIB_SUCCESS: i64 = 0;
 const FIB_NOT_FORWARDED: i64 = 4;
 const FIB_FORWARDING_DISABLED: i64 = 5;
@@ -57,34 +61,52 @@ pub fn resolve(
     settings: SettingsRef,
     packet: &Packet,
     entry: &mut Entry,
+    addresses: &Addresses,
     now: u32,
 ) -> Result<(), NoHop> {
     let client_side = entry.role == CLIENT_SIDE;
     let tuple = packet.tuple;
     let fib = maps::lookup().ok_or(NoHop::Refused(Reason::Internal))?;
-    fib.family = AF_INET;
-    fib.l4_protocol = tuple.protocol;
+    fib.l4_protocol = tuple.transport();
     fib.ifindex = context.ingress_ifindex() as u32;
     // Not 0, so that the kernel tells the MTU; not the packet's own, as the answer serves others too.
     fib.__bindgen_anon_1.tot_len = 1;
-    fib.__bindgen_anon_2.tos = packet.service_type;
-    if entry.is_tunnelled() {
+    let tunnelled = !tuple.is_ipv6() && entry.is_tunnelled();
+    (fib.sport, fib.dport) = if tunnelled {
+        (0, 0)
+    } else if client_side {
+        (tuple.raw_source_port(), entry.port)
+    } else {
+        (entry.port, tuple.raw_destination_port())
+    };
+    if tunnelled {
         let source = maps::tunnel_source(entry.destination);
         entry.set_tunnel_source(source);
+        fib.family = AF_INET;
         fib.l4_protocol = 0;
-        (fib.sport, fib.dport) = (0, 0);
+        fib.__bindgen_anon_2.tos = packet.service_type;
         fib.__bindgen_anon_3.ipv4_src = source;
         fib.__bindgen_anon_4.ipv4_dst = entry.address;
-    } else if client_side {
-        fib.sport = tuple.raw_source_port();
-        fib.dport = entry.port;
-        fib.__bindgen_anon_3.ipv4_src = tuple.raw_source();
-        fib.__bindgen_anon_4.ipv4_dst = entry.address;
+    } else if tuple.is_ipv6() {
+        let (source, destination) = if client_side {
+            (addresses.source, addresses.other)
+        } else {
+            (addresses.other, addresses.destination)
+        };
+        fib.family = AF_INET6;
+        fib.__bindgen_anon_2.flowinfo = (u32::from(packet.service_type) << 20).to_be();
+        fib.__bindgen_anon_3.ipv6_src = words(source);
+        fib.__bindgen_anon_4.ipv6_dst = words(destination);
     } else {
-        fib.sport = entry.port;
-        fib.dport = tuple.raw_destination_port();
-        fib.__bindgen_anon_3.ipv4_src = entry.address;
-        fib.__bindgen_anon_4.ipv4_dst = tuple.raw_destination();
+        let (source, destination) = if client_side {
+            (tuple.raw_source(), entry.address)
+        } else {
+            (entry.address, tuple.raw_destination())
+        };
+        fib.family = AF_INET;
+        fib.__bindgen_anon_2.tos = packet.service_type;
+        fib.__bindgen_anon_3.ipv4_src = source;
+        fib.__bindgen_anon_4.ipv4_dst = destination;
     }
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: context and structure are live, the size is the structure's own.
@@ -117,17 +139,27 @@ pub fn resolve(
     Ok(())
 }
 
+/// An IPv6 address as the kernel takes it.
+#[inline(always)]
+fn words(address: [u64; 2]) -> [u32; 4] {
+    let [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]] = address.map(u64::to_ne_bytes);
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
+}
+
 /// What is done with a packet whose next hop is not known.
 #[inline(always)]
 pub fn without_hop(
     context: &XdpContext,
     packet: &Packet,
     entry: &Entry,
+    addresses: &Addresses,
     why: NoHop,
 ) -> Result<Verdict, Reason> {
     let by_stack = match why {
         NoHop::Refused(reason) => return Err(reason),
-        NoHop::Neighbour if entry.is_tunnelled() => return go_on_in_tunnel(Tunnelling::NoNeighbour),
+        NoHop::Neighbour if !packet.tuple.is_ipv6() && entry.is_tunnelled() => {
+            return go_on_in_tunnel(Tunnelling::NoNeighbour);
+        }
         NoHop::Neighbour => Reason::NeighbourByStack,
         NoHop::Local => Reason::LocalDestination,
     };
@@ -136,7 +168,7 @@ pub fn without_hop(
         return Err(if why == NoHop::Local { by_stack } else { Reason::NeighbourUnresolved });
     }
     // The stack takes the translated packet from here: it resolves the neighbour, or delivers it.
-    Err(match translate(&mut Window::of(context), packet, entry) {
+    Err(match translate(&mut Window::of(context), packet, entry, addresses) {
         Some(()) => by_stack,
         None => Reason::Malformed,
     })
@@ -151,24 +183,38 @@ fn go_on_in_tunnel(what: Tunnelling) -> Result<Verdict, Reason> {
 
 /// Sends a packet to its next hop, which the entry knows. Packet and entry are those in the scratch room.
 #[inline(always)]
-pub fn send(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<Verdict, Reason> {
-    if entry.is_tunnelled() {
+pub fn send(
+    context: &XdpContext,
+    packet: &Packet,
+    entry: &Entry,
+    addresses: &Addresses,
+) -> Result<Verdict, Reason> {
+    if !packet.tuple.is_ipv6() && entry.is_tunnelled() {
         return go_on_in_tunnel(Tunnelling::Send);
     }
     if packet.length > entry.mtu {
         return Err(Reason::TooBig);
     }
-    rewrite(context, packet, entry)
+    rewrite(context, packet, entry, addresses)
 }
 
 /// Rewrites a packet that its next hop takes.
 #[inline(always)]
-pub fn rewrite(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<Verdict, Reason> {
+pub fn rewrite(
+    context: &XdpContext,
+    packet: &Packet,
+    entry: &Entry,
+    addresses: &Addresses,
+) -> Result<Verdict, Reason> {
     let mut window = Window::of(context);
     if entry.has_twin() {
-        translate(&mut window, packet, entry).ok_or(Reason::Malformed)?;
+        translate(&mut window, packet, entry, addresses).ok_or(Reason::Malformed)?;
     }
-    take_hop(window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?);
+    if packet.tuple.is_ipv6() {
+        take_hop_ipv6(window.bytes_mut(packet.network.into()).ok_or(Reason::Malformed)?);
+    } else {
+        take_hop(window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?);
+    }
     write_link(context, packet, entry, 0)?;
     Ok(out(context, entry))
 }
@@ -185,13 +231,17 @@ pub fn out(context: &XdpContext, entry: &Entry) -> Verdict {
 
 /// Replaces the address and the port that a NAT connection replaces.
 #[inline(always)]
-fn translate(window: &mut Window, packet: &Packet, entry: &Entry) -> Option<()> {
+fn translate(window: &mut Window, packet: &Packet, entry: &Entry, addresses: &Addresses) -> Option<()> {
     let end = if entry.role == CLIENT_SIDE { End::Destination } else { End::Source };
-    let header = window.bytes_mut::<IPV4>(packet.network.into())?;
-    translate_network(header, end, entry.address.to_ne_bytes(), Delta::unpack(entry.network_delta));
+    if packet.tuple.is_ipv6() {
+        translate_network_ipv6(window.bytes_mut::<IPV6>(packet.network.into())?, end, addresses.other);
+    } else {
+        let header = window.bytes_mut::<IPV4>(packet.network.into())?;
+        translate_network(header, end, entry.address.to_ne_bytes(), Delta::unpack(entry.network_delta));
+    }
     let port = entry.port.to_ne_bytes();
     let delta = Delta::unpack(entry.transport_delta);
-    if packet.tuple.protocol == Protocol::Tcp.number() {
+    if packet.tuple.transport() == Protocol::Tcp.number() {
         translate_tcp(window.bytes_mut::<TCP_PART>(packet.transport.into())?, end, port, delta);
     } else {
         translate_udp(window.bytes_mut::<UDP>(packet.transport.into())?, end, port, delta);
@@ -220,11 +270,12 @@ pub fn write_link(
     for (place, word) in header.as_chunks_mut::<4>().0.iter_mut().zip(entry.link) {
         *place = word.to_ne_bytes();
     }
-    header[12..14].copy_from_slice(if tagged { &[0x81, 0x00] } else { &[0x08, 0x00] });
+    let kind: [u8; 2] = if packet.tuple.is_ipv6() { [0x86, 0xdd] } else { [0x08, 0x00] };
+    [header[12], header[13]] = if tagged { [0x81, 0x00] } else { kind };
     if tagged {
         let header = window.bytes_mut::<{ ETHERNET + VLAN_TAG }>(0).ok_or(Reason::Malformed)?;
         header[14..16].copy_from_slice(&entry.vlan.to_ne_bytes());
-        header[16..18].copy_from_slice(&[0x08, 0x00]);
+        header[16..18].copy_from_slice(&kind);
     }
     Ok(wanted)
 }

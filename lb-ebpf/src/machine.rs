@@ -51,6 +51,24 @@ pub unsafe fn replace(number: *mut u64, from: u64, to: u64) -> bool {
     }
 }
 
+/// The same pointer, which the compiler now computes here and nowhere else: the verifier knows no bounds of a number that
+/// was put aside before it was compared, but those of a pointer that was.
+#[inline(always)]
+pub fn settled<T>(pointer: *mut T) -> *mut T {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut pointer = pointer;
+        #[expect(clippy::pointers_in_nomem_asm_block, reason = "the pointer is moved, not followed")]
+        // SAFETY: one instruction, which moves the pointer to where it is.
+        unsafe {
+            core::arch::asm!("{0} = {0}", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags))
+        };
+        pointer
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    pointer
+}
+
 /// The same number, of which the compiler now knows nothing.
 #[inline(always)]
 pub fn opaque(number: u64) -> u64 {

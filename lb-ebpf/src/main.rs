@@ -37,35 +37,53 @@ use crate::forward::Verdict;
 /// Balances a packet in its flow's steady state; leaves any other to [`xipvs_slow`].
 #[xdp]
 pub fn xipvs(context: XdpContext) -> u32 {
-    act(&context, balance::steady(&context))
+    act::<false>(&context, balance::steady(&context))
 }
 
 /// Balances a packet of a known flow, whatever it does to it; leaves the making of connections to [`xipvs_open`].
 #[xdp]
 pub fn xipvs_slow(context: XdpContext) -> u32 {
-    act(&context, balance::any(&context))
+    act::<false>(&context, balance::any::<false>(&context))
 }
 
 /// Makes a connection and sends its first packet on.
 #[xdp]
 pub fn xipvs_open(context: XdpContext) -> u32 {
-    act(&context, open::open(&context))
+    act::<false>(&context, open::open::<false>(&context))
+}
+
+/// [`xipvs`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6(context: XdpContext) -> u32 {
+    act::<true>(&context, balance::steady_ipv6(&context))
+}
+
+/// [`xipvs_slow`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6_slow(context: XdpContext) -> u32 {
+    act::<true>(&context, balance::any::<true>(&context))
+}
+
+/// [`xipvs_open`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6_open(context: XdpContext) -> u32 {
+    act::<true>(&context, open::open::<true>(&context))
 }
 
 /// Sends a packet of a known flow into its tunnel, whatever that takes.
 #[xdp]
 pub fn xipvs_tunnel(context: XdpContext) -> u32 {
-    act(&context, tunnel::send(&context))
+    act::<false>(&context, tunnel::send(&context))
 }
 
 /// Does with a packet what was decided.
 #[inline(always)]
-fn act(context: &XdpContext, outcome: Result<Verdict, Reason>) -> u32 {
+fn act<const IPV6: bool>(context: &XdpContext, outcome: Result<Verdict, Reason>) -> u32 {
     let reason = match outcome {
         Ok(Verdict::Transmit) => return XDP_TX,
         Ok(Verdict::Redirect(interface)) => return forward::redirect(interface),
         Ok(Verdict::GoOn(program)) => {
-            maps::go_on(context, program);
+            maps::go_on(context, if IPV6 { program.for_ipv6() } else { program });
             // Still here, so that the program is not where it must be.
             Reason::Internal
         }

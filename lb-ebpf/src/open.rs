@@ -5,14 +5,15 @@
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
 use lb_common::connection::{
-    self as rules, Advance, CLIENT_SIDE, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE, no_hop,
+    self as rules, Addresses, Advance, CLIENT_SIDE, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE, no_hop,
 };
-use lb_common::forward::{ForwardingMethod, translation};
+use lb_common::forward::{ForwardingMethod, translation, translation_ipv6};
+use lb_common::packet::Packet;
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::service::flags;
 use lb_common::settings::Program;
-use lb_common::tuple::Tuple;
+use lb_common::tuple::{Tuple, handle};
 
 use crate::connection::{self, Inserted};
 use crate::forward::{self, NoHop, Verdict};
@@ -30,33 +31,39 @@ const FTP: u16 = 21;
 
 /// Makes a connection for a packet that a service takes, and sends the packet on.
 #[inline(always)]
-pub fn open(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, packet) = balance::read(context)?;
+pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, packet) = balance::read::<IPV6>(context)?;
     let scratch = maps::scratch()?;
-    let packet = scratch.keep(packet);
+    let packet = scratch.keep::<IPV6>(packet);
     let tuple = packet.tuple;
     let now = clock::now(settings);
-    let slot = service::find(settings, &tuple).ok_or(Reason::NoService)?;
+    scratch.client_addresses = balance::addresses::<IPV6>(context, &packet)?;
+    let seen = &scratch.client_addresses;
+    let slot = service::find(settings, &tuple, seen).ok_or(Reason::NoService)?;
     let service = ServiceRef::at(slot).ok_or(Reason::Internal)?;
-    if tuple.protocol == Protocol::Tcp.number() && packet.tcp_flags & (SYN | RST) != SYN {
+    if tuple.transport() == Protocol::Tcp.number() && packet.tcp_flags & (SYN | RST) != SYN {
         return Err(Reason::NoConnection);
     }
     if tuple.source_port() == FTP_DATA {
         return Err(Reason::SourcePort20);
     }
     let once = is_once(service, &tuple);
-    let Choice { destination: id, template } = choose(slot, service, &tuple, !once, now)?;
+    let Choice { destination: id, template } = choose(slot, service, &tuple, seen, !once, now)?;
     let destination = DestinationRef::at(id).ok_or(Reason::Internal)?;
-    let Scratch { client_side: entry, server_side: answer, .. } = scratch;
+    let Scratch { client_side: entry, server_side: answer, client_addresses, server_addresses, .. } = scratch;
+    if IPV6 {
+        client_addresses.other = destination.address_ipv6();
+        *server_addresses = client_addresses.twin(CLIENT_SIDE);
+    }
     let port = port(service, &tuple, destination.port());
-    *entry = new_entry(&tuple, packet.tcp_flags, id, destination, port, now);
+    *entry = new_entry(settings, &packet, client_addresses, id, destination, port, now);
     if !once {
         entry.template = template;
     }
     let hop = if packet.time_to_live <= 1 {
         Err(NoHop::Refused(Reason::TimeExceeded))
     } else {
-        forward::resolve(context, settings, &packet, entry, now)
+        forward::resolve(context, settings, &packet, entry, client_addresses, now)
     };
     let deadline = now.wrapping_add(settings.timeout(entry.state));
     let stored = if once { Inserted::Stored } else { store(settings, entry, answer, deadline, now) };
@@ -75,25 +82,32 @@ pub fn open(context: &XdpContext) -> Result<Verdict, Reason> {
     }
     maps::count_packet(settings, id, Counted::New, packet.length);
     match hop {
-        Ok(()) => forward::send(context, &packet, entry),
-        Err(why) => forward::without_hop(context, &packet, entry, why),
+        Ok(()) => forward::send(context, &packet, entry, client_addresses),
+        Err(why) => forward::without_hop(context, &packet, entry, client_addresses, why),
     }
 }
 
 /// Whether a packet is a connection of its own, of which nothing is kept: one-packet scheduling, UDP only.
 #[inline(always)]
 fn is_once(service: ServiceRef, tuple: &Tuple) -> bool {
-    service.flags() & flags::ONE_PACKET != 0 && tuple.protocol == Protocol::Udp.number()
+    service.flags() & flags::ONE_PACKET != 0 && tuple.transport() == Protocol::Udp.number()
 }
 
 /// The destination of a new connection, and the template that it follows.
 #[inline(always)]
-fn choose(slot: u32, service: ServiceRef, tuple: &Tuple, control: bool, now: u32) -> Result<Choice, Reason> {
+fn choose(
+    slot: u32,
+    service: ServiceRef,
+    tuple: &Tuple,
+    seen: &Addresses,
+    control: bool,
+    now: u32,
+) -> Result<Choice, Reason> {
     let is_own_port = service.mark() != 0 || service.port() == tuple.raw_destination_port();
     let chosen = if service.flags() & flags::PERSISTENT != 0 {
-        persistence::choose(slot, tuple, control, now)
+        persistence::choose(slot, tuple, seen, control, now)
     } else if is_own_port {
-        let destination = scheduler::schedule(slot, tuple).ok_or(Reason::NoDestination);
+        let destination = scheduler::schedule(slot, tuple, seen).ok_or(Reason::NoDestination);
         destination.map(|destination| Choice { destination, template: 0 })
     } else {
         Err(Reason::NoDestination)
@@ -142,8 +156,9 @@ pub fn store(
 /// The client side of a new connection.
 #[inline(always)]
 fn new_entry(
-    tuple: &Tuple,
-    tcp_flags: u8,
+    settings: SettingsRef,
+    packet: &Packet,
+    addresses: &Addresses,
     id: u32,
     destination: DestinationRef,
     port: u16,
@@ -151,19 +166,32 @@ fn new_entry(
 ) -> Entry {
     let nat = destination.method() == ForwardingMethod::Masquerade.number();
     let flags = if nat { INACTIVE } else { INACTIVE | NO_OUTPUT };
-    let Advance { state, flags, .. } = rules::advance(tuple.protocol, 0, flags, tcp_flags, false);
-    Entry { state, flags, ..client_side(tuple, id, destination, port, now) }
+    let tuple = &packet.tuple;
+    let Advance { state, flags, .. } = rules::advance(tuple.protocol, 0, flags, packet.tcp_flags, false);
+    Entry { state, flags, ..client_side(settings, tuple, addresses, id, destination, port, now) }
 }
 
 /// The client side of a connection to a destination, by its method; without state and flags.
 #[inline(always)]
-pub fn client_side(tuple: &Tuple, id: u32, destination: DestinationRef, port: u16, now: u32) -> Entry {
+pub fn client_side(
+    settings: SettingsRef,
+    tuple: &Tuple,
+    addresses: &Addresses,
+    id: u32,
+    destination: DestinationRef,
+    port: u16,
+    now: u32,
+) -> Entry {
     let method = destination.method();
-    let address = destination.address();
-    let (network, transport) = translation(
-        (tuple.raw_destination().to_ne_bytes(), tuple.raw_destination_port().to_ne_bytes()),
-        (address.to_ne_bytes(), port.to_ne_bytes()),
-    );
+    let ipv6 = tuple.is_ipv6();
+    let address = if ipv6 { handle(addresses.other, settings.seed()) } else { destination.address() };
+    let ports = (tuple.raw_destination_port().to_ne_bytes(), port.to_ne_bytes());
+    let (network, transport) = if ipv6 {
+        let delta = translation_ipv6((addresses.destination, ports.0), (addresses.other, ports.1));
+        (Delta::NONE, delta)
+    } else {
+        translation((tuple.raw_destination().to_ne_bytes(), ports.0), (address.to_ne_bytes(), ports.1))
+    };
     Entry {
         addresses: tuple.addresses,
         ports: tuple.ports,

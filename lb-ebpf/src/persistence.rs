@@ -4,21 +4,39 @@
 //! any, whatever becomes of its key, so that nobody has to look it up to give it back.
 //! IPVS counterpart: `ip_vs_sched_persist`.
 
-use lb_common::connection::{self as rules, DISPLACED, Entry, INACTIVE, NO_OUTPUT, TEMPLATE};
+use lb_common::connection::{self as rules, Addresses, DISPLACED, Entry, INACTIVE, NO_OUTPUT, TEMPLATE};
 use lb_common::destination::DestinationId;
-use lb_common::persistence::{EXTENSION, INVALID_PORT, Kind, serves};
+use lb_common::persistence::{EXTENSION, INVALID_PORT, Kind, network_ipv6, serves};
 use lb_common::protocol::state;
 use lb_common::reason::Reason;
-use lb_common::tuple::Tuple;
+use lb_common::tuple::{Tuple, handle};
 
 use crate::connection::{self, Found, Inserted};
-use crate::maps::{DestinationRef, ServiceRef, SetRef, scratch, settings};
+use crate::maps::{DestinationRef, ServiceRef, SetRef, SettingsRef, scratch, settings};
 use crate::{clock, scheduler};
 
 /// What a service's templates are for.
 #[inline(always)]
 pub fn kind(service: ServiceRef) -> Kind {
     Kind { mark: service.mark(), port: service.port(), mask: service.netmask().to_be() }
+}
+
+/// The network of an IPv6 client, by the service's prefix length.
+#[inline(always)]
+fn client_network(service: ServiceRef, addresses: &Addresses) -> [u64; 2] {
+    network_ipv6(addresses.source, service.netmask())
+}
+
+/// The key of the template for a packet. Two networks of IPv6 with the same handle share a template, and so their
+/// clients a destination, which does no harm.
+#[inline(always)]
+fn key(settings: SettingsRef, service: ServiceRef, packet: &Tuple, network: [u64; 2]) -> Tuple {
+    if !packet.is_ipv6() {
+        return kind(service).key(packet);
+    }
+    let source = (handle(network, settings.seed()), packet.raw_source_port());
+    let destination = (packet.raw_destination(), packet.raw_destination_port());
+    Kind { mask: u32::MAX, ..kind(service) }.key(&Tuple::from_raw(packet.protocol, source, destination))
 }
 
 /// A destination that a template leads to.
@@ -32,12 +50,18 @@ pub struct Choice {
 /// The destination of a new connection to a persistent service: that of the client's template, or of a new one. The
 /// template counts the connection as one that it controls until [`release`], if `control` says so.
 #[inline(always)]
-pub fn choose(service: u32, tuple: &Tuple, control: bool, now: u32) -> Result<Choice, Reason> {
+pub fn choose(
+    service: u32,
+    tuple: &Tuple,
+    seen: &Addresses,
+    control: bool,
+    now: u32,
+) -> Result<Choice, Reason> {
     let Tuple { addresses, ports, protocol } = *tuple;
     let word = u32::from(protocol) | u32::from(control) << 8;
     let mut claimed = persistence_claim(service, addresses, ports, word, now);
     if claimed == NOBODY {
-        let id = scheduler::schedule(service, tuple).ok_or(Reason::NoDestination)?;
+        let id = scheduler::schedule(service, tuple, seen).ok_or(Reason::NoDestination)?;
         if persistence_make(service, addresses, ports, protocol.into(), id) == 0 {
             return Err(Reason::TableFull);
         }
@@ -58,7 +82,9 @@ const NOBODY: u64 = u64::MAX;
 #[inline(never)]
 pub extern "C" fn persistence_claim(service: u32, addresses: u64, ports: u32, word: u32, now: u32) -> u64 {
     let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return NOBODY };
-    let key = kind(service).key(&Tuple { addresses, ports, protocol: word as u8 });
+    let Ok(scratch) = scratch() else { return NOBODY };
+    let packet = Tuple { addresses, ports, protocol: word as u8 };
+    let key = key(settings, service, &packet, client_network(service, &scratch.client_addresses));
     let home = connection::home(&key, settings);
     let Some(found) = connection::find(&key, home) else { return NOBODY };
     let id = found.entry().destination();
@@ -126,7 +152,15 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
     let now = clock::now(settings);
     let packet = Tuple { addresses, ports, protocol: protocol as u8 };
     let kind = kind(service);
-    let key = kind.key(&packet);
+    let network = client_network(service, &scratch.client_addresses);
+    let key = key(settings, service, &packet, network);
+    let address = if packet.is_ipv6() {
+        let (destination, other) = (scratch.client_addresses.destination, destination.address_ipv6());
+        scratch.server_addresses = Addresses { source: network, destination, other, reserved: [0; 2] };
+        handle(other, settings.seed())
+    } else {
+        destination.address()
+    };
     let timeout = service.timeout().wrapping_mul(settings.ticks_per_second());
     // Answers have no entry yet when the connection's destination is chosen: their room is free.
     let entry = &mut scratch.server_side;
@@ -139,7 +173,7 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
         state: 0,
         sequence: 0,
         destination: id,
-        address: destination.address(),
+        address,
         port: kind.template_port(packet.raw_destination_port(), destination.port()),
         network_delta: 0,
         transport_delta: 0,
@@ -167,7 +201,8 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
 #[inline(always)]
 pub fn release(template: u32) {
     if let Some(Found { set, slot, .. }) = Found::at(template) {
-        set.locked(|| set.entry(slot).add_controls(-1));
+        let _held = set.hold();
+        set.entry(slot).add_controls(-1);
     }
 }
 

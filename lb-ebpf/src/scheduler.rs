@@ -5,6 +5,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
+use lb_common::connection::{Addresses, octets};
 use lb_common::destination::DestinationId;
 use lb_common::scheduler::fo::WeightedFailOver;
 use lb_common::scheduler::lc::LeastConnections;
@@ -25,15 +26,17 @@ use crate::maps::{self, DestinationRef, ServiceRef, SetHeaderRef};
 /// How often a scheduler with a cursor tries again when other CPUs move it meanwhile.
 const ATTEMPTS: u32 = 4;
 
-/// The destination that a service gives a new connection, if it has one that may take it.
+/// The destination that a service gives a new connection, if it has one that may take it. `source` is the client's
+/// address as hashes take it, see [`lb_common::scheduler::address`].
 #[inline(always)]
-pub fn schedule(service: u32, tuple: &Tuple) -> Option<DestinationId> {
-    let id = scheduler_schedule(
-        service,
-        address::key_v4(tuple.raw_source().to_ne_bytes()),
-        tuple.source_port().into(),
-        address::key_v4(tuple.raw_destination().to_ne_bytes()),
-    );
+pub fn schedule(service: u32, tuple: &Tuple, addresses: &Addresses) -> Option<DestinationId> {
+    let (source, destination) = if tuple.is_ipv6() {
+        (address::key_v6(octets(addresses.source)), address::key_v6(octets(addresses.destination)))
+    } else {
+        let key = |raw: u32| address::key_v4(raw.to_ne_bytes());
+        (key(tuple.raw_source()), key(tuple.raw_destination()))
+    };
+    let id = scheduler_schedule(service, source, tuple.source_port().into(), destination);
     (id != NOBODY).then_some(id as DestinationId)
 }
 

@@ -103,7 +103,7 @@ fn write(
 pub fn send(context: &XdpContext) -> Result<Verdict, Reason> {
     let settings = maps::settings()?;
     let scratch = maps::scratch()?;
-    let packet = scratch.kept();
+    let packet = scratch.kept::<false>();
     let entry = &scratch.client_side;
     let tunnel = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?.tunnel();
     let room = IPV4 + tunnel.encapsulation();

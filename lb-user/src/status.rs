@@ -34,7 +34,7 @@ pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
     let maps = director.maps();
     let settings = maps.settings();
     let entries = maps.entries()?;
-    let displaced = entries.iter().filter(|(entry, _)| entry.flags & DISPLACED != 0).count();
+    let displaced = entries.iter().filter(|found| found.entry.flags & DISPLACED != 0).count();
     let room = (settings.set_mask as usize + 1) * WAYS;
     writeln!(to, "services      {} of {}", services.len(), maps.services.count())?;
     writeln!(to, "destinations  {destinations} of {}", maps.destinations.count())?;

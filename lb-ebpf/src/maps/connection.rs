@@ -1,11 +1,12 @@
 //! Sets and entries of the connection table.
 
+use core::mem::offset_of;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
-use lb_common::connection::{CONTROLS, Entry, Set, TIMEOUT, WAYS};
+use lb_common::connection::{AddressSet, Addresses, CONTROLS, Entry, Set, TIMEOUT, WAYS};
 
-use super::CONNECTIONS;
+use super::{ADDRESSES, CONNECTIONS};
 use crate::machine;
 
 /// A set of the connection table.
@@ -19,18 +20,23 @@ impl SetRef {
         CONNECTIONS.get_ptr_mut(number).map(Self)
     }
 
-    /// Runs `body` under the set's lock. Nothing in it may call a helper or a function that is not inlined:
-    /// the verifier refuses both.
+    /// Holds the set's lock until the guard is dropped. Meanwhile nothing may call a helper or a function that is not
+    /// inlined: the verifier refuses both.
+    #[inline(always)]
+    pub fn hold(self) -> Held {
+        // SAFETY: the lock is the element's own, at the offset that BTF gives; only the guard gives it back.
+        unsafe { bpf_spin_lock(addr_of_mut!((*self.0).lock).cast()) };
+        Held(self)
+    }
+
+    /// Runs `body` under the set's lock.
+    ///
+    /// For functions that are there once: of a closure that several programs need the compiler makes a function, whose call
+    /// Linux 6.1 refuses while a lock is held. They take [`SetRef::hold`].
     #[inline(always)]
     pub fn locked<R>(self, body: impl FnOnce() -> R) -> R {
-        // SAFETY: the lock is the element's own, at the offset that BTF gives; taken and given back here alone.
-        unsafe {
-            let lock = addr_of_mut!((*self.0).lock).cast();
-            bpf_spin_lock(lock);
-            let result = body();
-            bpf_spin_unlock(lock);
-            result
-        }
+        let _held = self.hold();
+        body()
     }
 
     /// The tag of a slot; `slot` below [`WAYS`].
@@ -83,6 +89,17 @@ impl SetRef {
     }
 }
 
+/// The lock of a set, held.
+pub struct Held(SetRef);
+
+impl Drop for Held {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: whoever made the guard has taken the lock.
+        unsafe { bpf_spin_unlock(addr_of_mut!((*self.0.0).lock).cast()) };
+    }
+}
+
 /// An entry of the connection table.
 #[derive(Clone, Copy)]
 pub struct EntryRef(*mut Entry);
@@ -129,6 +146,12 @@ impl EntryRef {
         )
     }
 
+    /// The same entry, whose place is computed here and now, before the verifier forgets what it knows of the slot.
+    #[inline(always)]
+    pub fn settled(self) -> Self {
+        Self(machine::settled(self.0))
+    }
+
     /// Copies the entry to another place, word by word. Under the set's lock only.
     #[inline(always)]
     pub fn copy_to(self, place: &mut Entry) {
@@ -142,11 +165,26 @@ impl EntryRef {
     /// Stores an entry, marked as being written while it is. Under the set's lock only.
     #[inline(always)]
     pub fn store(self, entry: &Entry) {
+        self.store_with(entry, || {});
+    }
+
+    /// As [`EntryRef::store`], and what lies beside the entry with it.
+    #[inline(always)]
+    pub fn store_with(self, entry: &Entry, beside: impl FnOnce()) {
         let sequence = self.sequence() | 1;
         // SAFETY: as above; the lock keeps other writers away.
         unsafe {
             write_volatile(addr_of_mut!((*self.0).sequence), sequence);
-            write_volatile(self.0, Entry { sequence, ..*entry });
+            // Word by word, so that no copy is made on the stack; but for the sequence number.
+            let (from, to) = (core::ptr::from_ref(entry).cast::<u64>(), self.0.cast::<u64>());
+            for word in 0..size_of::<Entry>() / size_of::<u64>() {
+                if word == offset_of!(Entry, sequence) / size_of::<u64>() {
+                    write_volatile(addr_of_mut!((*self.0).destination), entry.destination);
+                } else {
+                    write_volatile(to.add(word), read_volatile(from.add(word)));
+                }
+            }
+            beside();
             write_volatile(addr_of_mut!((*self.0).sequence), sequence.wrapping_add(1));
         }
     }
@@ -235,4 +273,67 @@ impl EntryRef {
     }
 }
 
+/// The addresses beside the entries of a set.
+#[derive(Clone, Copy)]
+pub struct AddressesRef(*mut AddressSet);
+
+impl AddressesRef {
+    /// Those of the set with this number.
+    #[inline(always)]
+    pub fn at(number: u32) -> Option<Self> {
+        ADDRESSES.get_ptr_mut(number).map(Self)
+    }
+
+    /// The addresses of the entry in this slot.
+    #[inline(always)]
+    pub fn line(self, slot: usize) -> LineRef {
+        // The compiler knows the slot to be in range, and the verifier has forgotten it: a mask that stays.
+        let slot = machine::opaque(slot as u64) as usize & WAYS;
+        // SAFETY: the pointer is to an element, the slot masked to its length.
+        LineRef(machine::settled(unsafe { addr_of_mut!((*self.0)[slot]) }))
+    }
+}
+
+/// The addresses beside one entry.
+#[derive(Clone, Copy)]
+pub struct LineRef(*mut Addresses);
+
+impl LineRef {
+    /// A copy; whole under the conditions of [`EntryRef::copy`].
+    #[inline(always)]
+    pub fn copy(self) -> Addresses {
+        // SAFETY: the pointer is to a line of a live map element.
+        unsafe {
+            Addresses {
+                source: read_volatile(addr_of!((*self.0).source)),
+                destination: read_volatile(addr_of!((*self.0).destination)),
+                other: read_volatile(addr_of!((*self.0).other)),
+                reserved: [0; 2],
+            }
+        }
+    }
+
+    /// Copies the addresses to another place, word by word. Under the set's lock only.
+    #[inline(always)]
+    pub fn copy_to(self, place: &mut Addresses) {
+        let (from, to) = (self.0.cast::<u64>(), core::ptr::from_mut(place).cast::<u64>());
+        for word in 0..size_of::<Addresses>() / size_of::<u64>() {
+            // SAFETY: both are lines of addresses, which are whole words long and aligned for them.
+            unsafe { write_volatile(to.add(word), read_volatile(from.add(word))) };
+        }
+    }
+
+    /// Stores addresses, for [`EntryRef::store_with`].
+    #[inline(always)]
+    pub fn store(self, addresses: &Addresses) {
+        let (from, to) = (core::ptr::from_ref(addresses).cast::<u64>(), self.0.cast::<u64>());
+        for word in 0..size_of::<Addresses>() / size_of::<u64>() {
+            // SAFETY: as above.
+            unsafe { write_volatile(to.add(word), read_volatile(from.add(word))) };
+        }
+    }
+}
+
 const _: () = assert!(WAYS == 7);
+// The word of the sequence number has the destination and nothing else.
+const _: () = assert!(offset_of!(Entry, sequence) == 16 && offset_of!(Entry, destination) == 20);

@@ -16,20 +16,23 @@ use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
-use lb_common::connection::{Entry, Set};
+use lb_common::connection::{AddressSet, Addresses, Entry, Set};
 use lb_common::destination::{CounterLine, Destination, DestinationId};
 use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
-use lb_common::service::{LINE, Service, ServiceKey};
+use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{Program, Settings, Vlan};
 use lb_common::stats::Estimator;
+use lb_common::tuple::{self, Tuple};
 
 use crate::machine::opaque;
 
-pub use self::connection::{EntryRef, SetRef};
+pub use self::connection::{AddressesRef, EntryRef, SetRef};
 pub use self::settings::{SettingsRef, settings};
 pub use self::stats::{Counted, add_counted, count_packet, estimate};
-pub use self::table::{DestinationRef, ServiceRef, SetHeaderRef, arena_number, service_slot};
+pub use self::table::{
+    DestinationRef, ServiceRef, SetHeaderRef, arena_number, service_slot, service_slot_ipv6,
+};
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
@@ -37,13 +40,21 @@ const MAPPED: usize = BPF_F_MMAPABLE as usize;
 #[btf_map]
 static SETTINGS: Array<Settings, 1, MAPPED> = Array::new();
 
-/// The connection table, IPv4. User space chooses its size when it makes the map.
+/// The connection table. User space chooses its size when it makes the map.
 #[btf_map]
 static CONNECTIONS: Array<Set, 65536, MAPPED> = Array::new();
+
+/// The addresses of IPv6 flows, in the shape of the connection table.
+#[btf_map]
+static ADDRESSES: Array<AddressSet, 65536, MAPPED> = Array::new();
 
 /// Where a service lies in `SERVICES`, by protocol, address and port.
 #[btf_map]
 static SERVICE_INDEX: HashMap<ServiceKey, u32, 16384> = HashMap::new();
+
+/// The same for services of IPv6.
+#[btf_map]
+static SERVICE_INDEX_IPV6: HashMap<ServiceKeyIpv6, u32, 16384> = HashMap::new();
 
 /// The services.
 #[btf_map]
@@ -79,7 +90,7 @@ static VLANS: HashMap<u32, Vlan, 4096> = HashMap::new();
 
 /// The programs that the packet program goes on in.
 #[btf_map]
-pub static PROGRAMS: ProgramArray<3> = ProgramArray::new();
+pub static PROGRAMS: ProgramArray<{ Program::COUNT }> = ProgramArray::new();
 
 /// Room for what does not fit the stack.
 #[btf_map]
@@ -94,6 +105,10 @@ pub struct Scratch {
     pub client_side: Entry,
     /// Packets of the destination.
     pub server_side: Entry,
+    /// Of IPv6: the addresses that belong to `client_side`.
+    pub client_addresses: Addresses,
+    /// Of IPv6: the addresses that belong to `server_side`.
+    pub server_addresses: Addresses,
     /// What `xipvs_tunnel` is to do.
     pub tunnelling: Tunnelling,
     /// What is being summed.
@@ -139,21 +154,27 @@ pub fn scratch() -> Result<&'static mut Scratch, Reason> {
 }
 
 impl Scratch {
-    /// Puts a packet's headers here and reads them back.
+    /// Puts a packet's headers here and reads them back. Its family stays known, so that a program has no code for the
+    /// other.
     #[inline(always)]
-    pub fn keep(&mut self, packet: Packet) -> Packet {
+    pub fn keep<const IPV6: bool>(&mut self, packet: Packet) -> Packet {
         // SAFETY: a live place for a plain value.
         unsafe { write_volatile(&mut self.packet, packet) };
-        self.kept()
+        self.kept::<IPV6>()
     }
 
     /// The packet's headers as they were put here, by this program or the one that went on in it.
     #[inline(always)]
-    pub fn kept(&self) -> Packet {
+    pub fn kept<const IPV6: bool>(&self) -> Packet {
         // SAFETY: reading plain values from a live place.
         unsafe {
             Packet {
-                tuple: read_volatile(&self.packet.tuple),
+                tuple: Tuple {
+                    addresses: read_volatile(&self.packet.tuple.addresses),
+                    ports: read_volatile(&self.packet.tuple.ports),
+                    protocol: read_volatile(&self.packet.tuple.protocol) & !tuple::IPV6
+                        | if IPV6 { tuple::IPV6 } else { 0 },
+                },
                 network: read_volatile(&self.packet.network),
                 transport: read_volatile(&self.packet.transport),
                 length: read_volatile(&self.packet.length),

@@ -4,10 +4,10 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use lb_common::destination::{Destination, DestinationId};
 use lb_common::scheduler::overload::Thresholds;
-use lb_common::service::{LINE, Service, ServiceKey, SetHeader};
+use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6, SetHeader};
 use lb_common::tunnel::Tunnel;
 
-use super::{ARENA, DESTINATIONS, SERVICE_INDEX, SERVICES};
+use super::{ARENA, DESTINATIONS, SERVICE_INDEX, SERVICE_INDEX_IPV6, SERVICES};
 use crate::machine;
 
 /// Where a service lies, if there is one for this key.
@@ -15,6 +15,13 @@ use crate::machine;
 pub fn service_slot(key: &ServiceKey) -> Option<u32> {
     // SAFETY: the number is copied out at once; user space replaces it whole or deletes it.
     unsafe { SERVICE_INDEX.get(key).map(|slot| read_volatile(slot)) }
+}
+
+/// As [`service_slot`], of IPv6.
+#[inline(always)]
+pub fn service_slot_ipv6(key: &ServiceKeyIpv6) -> Option<u32> {
+    // SAFETY: as above.
+    unsafe { SERVICE_INDEX_IPV6.get(key).map(|slot| read_volatile(slot)) }
 }
 
 /// A service, read field by field: user space stores each whole.
@@ -161,6 +168,13 @@ impl DestinationRef {
     #[inline(always)]
     pub fn address(self) -> u32 {
         // SAFETY: as above; the address begins the element, which is aligned for it.
+        unsafe { read_volatile(addr_of!((*self.0).address).cast()) }
+    }
+
+    /// The IPv6 address, loaded natively as two words.
+    #[inline(always)]
+    pub fn address_ipv6(self) -> [u64; 2] {
+        // SAFETY: as above.
         unsafe { read_volatile(addr_of!((*self.0).address).cast()) }
     }
 

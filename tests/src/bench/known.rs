@@ -99,8 +99,8 @@ fn open_direct(world: &World, client: SocketAddrV4) -> Result<()> {
 /// Checks that all flows are there and established.
 fn check(world: &World, flows: u32) -> Result<()> {
     let entries = world.director.maps().entries()?;
-    let sides = entries.iter().filter(|(entry, _)| entry.role == CLIENT_SIDE);
-    let states: Vec<u8> = sides.map(|(entry, _)| entry.state).collect();
+    let sides = entries.iter().filter(|found| found.entry.role == CLIENT_SIDE);
+    let states: Vec<u8> = sides.map(|found| found.entry.state).collect();
     ensure!(states.len() == 2 * flows as usize, "{} connections, not {}", states.len(), 2 * flows);
     let established = states.iter().filter(|state| **state == State::Established as u8).count();
     ensure!(established == states.len(), "{established} of {} connections are established", states.len());

@@ -13,6 +13,8 @@
 //! answer ARP for it; what they send from it goes to the client past the director, as in direct routing. So
 //! both forwarding methods work without a change to the lab, at the same time.
 //!
+//! All of it has addresses of IPv6 too: fd00:1::/64 where the client is, fd00:2::/64 where the servers are.
+//!
 //! Everything is removed on drop, a panic included; what a killed run left is removed by the next.
 
 pub mod namespace;
@@ -20,7 +22,7 @@ pub mod nginx;
 pub mod sockets;
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{self, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,6 +41,11 @@ pub const DIRECTOR_CLIENTS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 pub const DIRECTOR_SERVERS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// The client's address on the servers' side, to which replies of direct routing go.
 pub const CLIENT_SERVERS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// [`VIP`] of IPv6.
+pub const VIP_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x100);
+/// [`CLIENT`] of IPv6.
+pub const CLIENT_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x10);
+
 /// The director's interfaces, the ones to attach to.
 pub const INTERFACES: [&str; 2] = ["clients", "servers"];
 
@@ -68,6 +75,8 @@ pub struct Server {
     pub name: String,
     /// Its address, 10.0.0.11 for the first.
     pub address: Ipv4Addr,
+    /// Its address of IPv6, fd00:2::b for the first.
+    pub address_ipv6: Ipv6Addr,
     /// Where its programs run.
     pub namespace: Namespace,
 }
@@ -94,7 +103,8 @@ impl Lab {
         for number in 1..=servers {
             let namespace = Namespace::new(format!("{name}-server{number}"))?;
             let address = Ipv4Addr::new(10, 0, 0, 10 + number);
-            lab.servers.push(Server { name: format!("server{number}"), address, namespace });
+            let address_ipv6 = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 10 + u16::from(number));
+            lab.servers.push(Server { name: format!("server{number}"), address, address_ipv6, namespace });
             lab.plug_in(lab.servers.last().context("just pushed")?)?;
         }
         Ok(lab)
@@ -146,11 +156,16 @@ impl Lab {
         self.client.ip(&[
             &format!("addr add {CLIENT}/24 dev director"),
             &format!("addr add {CLIENT_SERVERS}/24 dev servers"),
+            &format!("addr add {CLIENT_IPV6}/64 dev director nodad"),
+            "addr add fd00:2::2/64 dev servers nodad",
         ])?;
         self.director.ip(&[
             &format!("addr add {DIRECTOR_CLIENTS}/24 dev clients"),
             &format!("addr add {VIP}/32 dev clients"),
             &format!("addr add {DIRECTOR_SERVERS}/24 dev servers"),
+            "addr add fd00:1::1/64 dev clients nodad",
+            &format!("addr add {VIP_IPV6}/128 dev clients nodad"),
+            "addr add fd00:2::1/64 dev servers nodad",
         ])
     }
 
@@ -170,7 +185,13 @@ impl Lab {
             &format!("route add default via {DIRECTOR_SERVERS}"),
             &format!("route add {CLIENT}/32 via {CLIENT_SERVERS} table 100"),
             &format!("rule add from {VIP} lookup 100"),
-        ])
+            &format!("addr add {}/64 dev uplink nodad", server.address_ipv6),
+            &format!("addr add {VIP_IPV6}/128 dev lo nodad"),
+            "route add default via fd00:2::1",
+            &format!("route add {CLIENT_IPV6}/128 via fd00:2::2 table 100"),
+        ])?;
+        // A batch takes the family of rules from its command line.
+        inside.run(&format!("ip -6 rule add from {VIP_IPV6} lookup 100")).map(drop)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -108,9 +108,10 @@ impl Namespace {
     }
 
     /// Opens a TCP connection from here.
-    pub fn connect(&self, to: SocketAddrV4) -> Result<TcpStream> {
+    pub fn connect(&self, to: impl Into<SocketAddr>) -> Result<TcpStream> {
+        let to = to.into();
         let stream = self
-            .enter(|| TcpStream::connect_timeout(&to.into(), PATIENCE))?
+            .enter(|| TcpStream::connect_timeout(&to, PATIENCE))?
             .with_context(|| format!("connecting from {} to {to}", self.name))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -118,12 +119,14 @@ impl Namespace {
     }
 
     /// Listens for TCP connections here.
-    pub fn listen(&self, on: SocketAddrV4) -> Result<TcpListener> {
+    pub fn listen(&self, on: impl Into<SocketAddr>) -> Result<TcpListener> {
+        let on = on.into();
         self.enter(|| TcpListener::bind(on))?.with_context(|| format!("listening on {on} in {}", self.name))
     }
 
     /// Opens a UDP socket here.
-    pub fn bind(&self, on: SocketAddrV4) -> Result<UdpSocket> {
+    pub fn bind(&self, on: impl Into<SocketAddr>) -> Result<UdpSocket> {
+        let on = on.into();
         let socket =
             self.enter(|| UdpSocket::bind(on))?.with_context(|| format!("binding {on} in {}", self.name))?;
         socket.set_read_timeout(Some(PATIENCE))?;

@@ -4,7 +4,7 @@
 //! client has finished. A UDP server answers every datagram with that line and the datagram.
 
 use std::io::{self, BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ pub struct Answer {
     /// The server's name.
     pub server: String,
     /// Where the server saw the request come from.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
 }
 
 /// A running server; dropping it ends it.
@@ -38,7 +38,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Starts a TCP server on all addresses of a real server, the virtual one included.
+    /// Starts a TCP server on all addresses of a real server, of both families, the virtual ones included.
     pub fn tcp(server: &Server, port: u16) -> Result<Self> {
         let listener = server.namespace.listen(any(port))?;
         listener.set_nonblocking(true)?;
@@ -48,7 +48,7 @@ impl Listener {
     /// Starts a UDP server on one address of a real server (its own for NAT, the virtual one for direct routing).
     ///
     /// One that is bound to all addresses would not know which one it was asked at, and answer from another.
-    pub fn udp(server: &Server, on: SocketAddrV4) -> Result<Self> {
+    pub fn udp(server: &Server, on: impl Into<SocketAddr>) -> Result<Self> {
         let socket = server.namespace.bind(on)?;
         socket.set_nonblocking(true)?;
         Ok(Self::start(server, move |name| answer(&socket, name)))
@@ -78,7 +78,7 @@ impl Drop for Listener {
 }
 
 /// Opens a connection, reads the greeting, and closes.
-pub fn ask_tcp(from: &Namespace, to: SocketAddrV4) -> Result<Answer> {
+pub fn ask_tcp(from: &Namespace, to: impl Into<SocketAddr>) -> Result<Answer> {
     greeting(&from.connect(to)?)
 }
 
@@ -91,11 +91,12 @@ pub fn greeting(mut stream: &TcpStream) -> Result<Answer> {
 }
 
 /// Sends one datagram from a socket and waits for the answer to it.
-pub fn ask_udp(from: &UdpSocket, to: SocketAddrV4) -> Result<Answer> {
+pub fn ask_udp(from: &UdpSocket, to: impl Into<SocketAddr>) -> Result<Answer> {
+    let to = to.into();
     from.send_to(b"who", to)?;
     let mut buffer = [0; 1500];
     let (length, sender) = from.recv_from(&mut buffer).with_context(|| format!("no answer from {to}"))?;
-    anyhow::ensure!(sender == to.into(), "asked {to}, answered by {sender}");
+    anyhow::ensure!(sender == to, "asked {to}, answered by {sender}");
     let text = std::str::from_utf8(&buffer[..length])?;
     parse(text.strip_suffix("who").context("the datagram did not come back")?)
 }
@@ -106,8 +107,9 @@ fn parse(line: &str) -> Result<Answer> {
     Ok(Answer { server: server.to_owned(), client: client.parse()? })
 }
 
-fn any(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)
+/// All addresses: a socket of IPv6 takes those of IPv4 too.
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
 }
 
 /// Accepts what comes within a tick.
@@ -116,7 +118,7 @@ fn accept(listener: &TcpListener, name: &str) -> io::Result<()> {
         return Ok(());
     }
     let (stream, client) = listener.accept()?;
-    let name = name.to_owned();
+    let (name, client) = (name.to_owned(), SocketAddr::new(client.ip().to_canonical(), client.port()));
     // A client that goes away in the middle is the test's business, not the server's.
     thread::spawn(move || drop(serve(stream, &format!("{name} {client}\n"))));
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tests::lab::namespace::Namespace;
 use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
-use tests::lab::{CLIENT, Lab, VIP};
+use tests::lab::{CLIENT, CLIENT_IPV6, Lab, VIP, VIP_IPV6};
 
 const SERVERS: u8 = 4;
 const REQUESTS: usize = 1000;
 
-/// Segments that a namespace has received and sent: (InSegs, OutSegs) of its TCP.
+/// Segments that a namespace has received and sent, those that it sent again included.
 fn segments(namespace: &Namespace) -> Result<(u64, u64)> {
     let table = namespace.run("cat /proc/net/snmp")?;
     let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
@@ -24,13 +24,17 @@ fn segments(namespace: &Namespace) -> Result<(u64, u64)> {
         let at = titles.split(' ').position(|word| word == title).context("no such title")?;
         Ok(values.split(' ').nth(at).context("no such value")?.parse()?)
     };
-    Ok((value("InSegs")?, value("OutSegs")?))
+    Ok((value("InSegs")?, value("OutSegs")? + value("RetransSegs")?))
 }
 
 /// Sums up the lines of servers in `-Ln --stats --exact`: connections, packets in, packets out.
 fn counted(lab: &Lab) -> Result<[u64; 3]> {
     let mut sum = [0; 3];
-    for line in lab.xipvs("-Ln --stats --exact")?.lines().filter(|line| line.starts_with("  -> 10.")) {
+    for line in lab
+        .xipvs("-Ln --stats --exact")?
+        .lines()
+        .filter(|line| line.starts_with("  -> 10.") || line.starts_with("  -> [fd00:"))
+    {
         for (sum, word) in sum.iter_mut().zip(line.split_whitespace().skip(2)) {
             *sum += word.parse::<u64>()?;
         }
@@ -39,11 +43,13 @@ fn counted(lab: &Lab) -> Result<[u64; 3]> {
 }
 
 /// Asks many times, and checks who answered how often.
-fn ask_evenly(lab: &Lab, to: SocketAddrV4) -> Result<()> {
+fn ask_evenly(lab: &Lab, to: impl Into<SocketAddr>) -> Result<()> {
+    let to = to.into();
+    let client = if to.is_ipv4() { IpAddr::from(CLIENT) } else { CLIENT_IPV6.into() };
     let mut answered = BTreeMap::new();
     for _ in 0..REQUESTS {
         let answer = ask_tcp(&lab.client, to)?;
-        assert_eq!(*answer.client.ip(), CLIENT);
+        assert_eq!(answer.client.ip(), client);
         *answered.entry(answer.server).or_insert(0) += 1;
     }
     assert_eq!(answered.len(), usize::from(SERVERS));
@@ -90,6 +96,31 @@ fn a_thousand_requests_are_spread_evenly_with_direct_routing_and_every_packet_is
     let after = segments(&lab.client)?;
     // The answers do not pass the director.
     assert_eq!(counted(&lab)?, [REQUESTS as u64, after.1 - before.1, 0]);
+    Ok(())
+}
+
+#[test]
+fn ipv6_is_balanced_with_both_forwarding_methods() -> Result<()> {
+    let lab = Lab::new("ipv6", SERVERS)?;
+    let _web: Vec<_> = lab.servers.iter().map(|server| Listener::tcp(server, 8080)).collect::<Result<_>>()?;
+    let _direct: Vec<_> =
+        lab.servers.iter().map(|server| Listener::tcp(server, 81)).collect::<Result<_>>()?;
+    lab.attach()?;
+    lab.xipvs(&format!("-A -t [{VIP_IPV6}]:80 -s rr"))?;
+    lab.xipvs(&format!("-A -t [{VIP_IPV6}]:81 -s rr"))?;
+    for server in &lab.servers {
+        lab.xipvs(&format!("-a -t [{VIP_IPV6}]:80 -r [{}]:8080 -m", server.address_ipv6))?;
+        lab.xipvs(&format!("-a -t [{VIP_IPV6}]:81 -r [{}]:81 -g", server.address_ipv6))?;
+    }
+    for (port, answers_pass) in [(80, true), (81, false)] {
+        lab.xipvs("-Z")?;
+        let before = segments(&lab.client)?;
+        ask_evenly(&lab, SocketAddrV6::new(VIP_IPV6, port, 0, 0))?;
+        settle();
+        let after = segments(&lab.client)?;
+        let answers = if answers_pass { after.0 - before.0 } else { 0 };
+        assert_eq!(counted(&lab)?, [REQUESTS as u64, after.1 - before.1, answers], "port {port}");
+    }
     Ok(())
 }
 

@@ -18,11 +18,11 @@ fn servers_see_the_client_through_the_director() -> Result<()> {
         let _tcp = Listener::tcp(server, 8080)?;
         let _udp = Listener::udp(server, SocketAddrV4::new(server.address, 5353))?;
         let answer = ask_tcp(&lab.client, SocketAddrV4::new(server.address, 8080))?;
-        assert_eq!((&answer.server, *answer.client.ip()), (&server.name, CLIENT));
+        assert_eq!((&answer.server, answer.client.ip()), (&server.name, CLIENT.into()));
 
         let socket = lab.client.bind(SocketAddrV4::new(CLIENT, 0))?;
         let answer = ask_udp(&socket, SocketAddrV4::new(server.address, 5353))?;
-        assert_eq!((&answer.server, *answer.client.ip()), (&server.name, CLIENT));
+        assert_eq!((&answer.server, answer.client.ip()), (&server.name, CLIENT.into()));
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use xipvs::director::xdp::routing::Routing;
 use xipvs::netns;
 
 /// What xipvs changes of an interface.
-const SETTINGS: [&str; 2] = ["forwarding", "accept_local"];
+const SETTINGS: [&str; 4] = ["ipv4/forwarding", "ipv4/accept_local", "ipv6/accept_ra", "ipv6/forwarding"];
 
 fn cookie(namespace: &Namespace) -> Result<String> {
     Ok(namespace.enter(netns::cookie)??.to_string())
@@ -31,7 +31,8 @@ fn traces(namespace: &Namespace) -> Result<String> {
     let mut traces = String::new();
     for interface in ["clients", "servers"] {
         for setting in SETTINGS {
-            let file = format!("/proc/sys/net/ipv4/conf/{interface}/{setting}");
+            let (family, name) = setting.split_once('/').context("no family")?;
+            let file = format!("/proc/sys/net/{family}/conf/{interface}/{name}");
             traces += &format!("{interface} {setting} {}", namespace.enter(|| fs::read_to_string(file))??);
         }
         let link = namespace.run(&format!("ip -o link show {interface}"))?;
@@ -64,13 +65,26 @@ fn detach_leaves_nothing_behind() -> Result<()> {
     let status = lab.xipvs("status")?;
     assert!(status.contains("clients (native)") && status.contains("servers (native)"), "{status}");
     let during = traces(&lab.director)?;
-    for line in ["clients accept_local 1", "servers forwarding 1", "servers xdp true"] {
+    for line in [
+        "clients ipv4/accept_local 1",
+        "servers ipv4/forwarding 1",
+        "servers ipv6/forwarding 1",
+        "clients ipv6/accept_ra 2",
+        "servers xdp true",
+    ] {
         assert!(during.contains(line), "{during}");
     }
 
     lab.xipvs("detach servers")?;
     let half = traces(&lab.director)?;
-    for line in ["servers accept_local 0", "servers forwarding 0", "servers xdp false", "clients xdp true"] {
+    for line in [
+        "servers ipv4/accept_local 0",
+        "servers ipv4/forwarding 0",
+        "servers ipv6/forwarding 0",
+        "servers ipv6/accept_ra 1",
+        "servers xdp false",
+        "clients xdp true",
+    ] {
         assert!(half.contains(line), "{half}");
     }
     assert!(lab.xipvs("-Ln")?.contains(":8080"));
@@ -205,8 +219,8 @@ fn the_kernel_keeps_next_hops_resolved() -> Result<()> {
     let manage = |address: Ipv4Addr| {
         lab.director.enter(|| -> Result<Managed> {
             let mut routing = Routing::open()?;
-            let way = routing.way(address)?;
-            Ok(neighbour::manage(&mut routing, address, way)?)
+            let way = routing.way(address.into())?;
+            Ok(neighbour::manage(&mut routing, address.into(), way)?)
         })?
     };
     let entry = |address: Ipv4Addr| lab.director.run(&format!("ip neighbour show {address}"));
@@ -230,7 +244,7 @@ fn the_kernel_keeps_next_hops_resolved() -> Result<()> {
     assert_eq!(manage(other)?, Managed::Kept);
     lab.director.enter(|| -> Result<()> {
         let mut routing = Routing::open()?;
-        Ok(neighbour::forget(&mut routing, &HashSet::from([near, other]))?)
+        Ok(neighbour::forget(&mut routing, &HashSet::from([near.into(), other.into()]))?)
     })??;
     assert_eq!(entry(near)?, "");
     assert!(entry(other)?.contains("managed"), "{}", entry(other)?);

@@ -7,15 +7,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use lb_common::connection::{self, Adopted, Adoption, Entry, SERVER_SIDE, TEMPLATE};
+use lb_common::connection::{self, Adopted, Adoption, SERVER_SIDE, TEMPLATE};
 use lb_common::destination::{AVAILABLE, DestinationId};
 use lb_common::forward::ForwardingMethod;
 use lb_common::persistence::template_protocol;
 use lb_common::protocol::{Protocol, state};
 use lb_common::sync::{self, Record};
-use lb_common::tuple::Tuple;
+use lb_common::tuple::{IPV6, Tuple};
 
-use super::maps::Maps;
+use super::connection::addresses;
+use super::maps::{Maps, TableEntry};
 use super::{destination, service, set};
 use crate::director::Result;
 use crate::table::{ConnectionReport, DestinationKey, ServiceKey};
@@ -141,26 +142,30 @@ pub fn records(maps: &Maps) -> Result<(Vec<Record<'static>>, usize)> {
     let settings = maps.settings();
     let mut lost = 0;
     let mut records = Vec::new();
-    for (entry, deadline) in maps.entries()?.into_iter().filter(|(entry, _)| entry.role != SERVER_SIDE) {
+    let listed = maps.entries()?.into_iter().filter(|found| found.entry.role != SERVER_SIDE);
+    for found in listed {
+        let TableEntry { entry, deadline, .. } = found;
         let available =
             maps.destinations.read(entry.destination).is_some_and(|record| record.status & AVAILABLE != 0);
         let ticks = deadline.wrapping_sub(settings.swept_at) as i32;
         match available {
-            true => records.push(record(&entry, ticks.max(0) as u32 / settings.ticks_per_second.max(1))),
+            true => records.push(record(&found, ticks.max(0) as u32 / settings.ticks_per_second.max(1))),
             false => lost += 1,
         }
     }
     Ok((records, lost))
 }
 
-fn record(entry: &Entry, expires: u32) -> Record<'static> {
+fn record(found: &TableEntry, expires: u32) -> Record<'static> {
+    let entry = &found.entry;
     let tuple = entry.tuple();
+    let [client, virtual_address, destination] = addresses(found);
     let flag = |ours: u8, theirs: u32| if entry.flags & ours != 0 { theirs } else { 0 };
     let flags = u32::from(entry.method)
         | flag(connection::INACTIVE, sync::INACTIVE)
         | flag(connection::NO_OUTPUT, sync::NO_OUTPUT);
     let record = Record {
-        protocol: entry.protocol,
+        protocol: tuple.transport(),
         flags,
         state: state::number_in_protocol(entry.state).into(),
         client_port: tuple.source_port(),
@@ -169,9 +174,9 @@ fn record(entry: &Entry, expires: u32) -> Record<'static> {
         mark: 0,
         // A kernel of which 0 is asked would end the connection at once.
         timeout: Some(expires.max(1)),
-        client: tuple.source().into(),
-        virtual_address: tuple.destination().into(),
-        destination: IpAddr::from(entry.address.to_ne_bytes()),
+        client,
+        virtual_address,
+        destination,
         sequences: None,
         engine_name: None,
         engine_data: None,
@@ -180,7 +185,7 @@ fn record(entry: &Entry, expires: u32) -> Record<'static> {
         return record;
     }
     // That of a firewall mark has the mark for an address, and no protocol.
-    let protocol = template_protocol(entry.protocol);
+    let protocol = template_protocol(entry.protocol) & !IPV6;
     let mark = if protocol == 0 { tuple.destination().to_bits() } else { 0 };
     Record { protocol, flags: flags | sync::INACTIVE | sync::TEMPLATE, mark, ..record }
 }

@@ -1,12 +1,13 @@
 //! The connection table, listed.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use lb_common::connection::{Entry, SERVER_SIDE, TEMPLATE};
+use lb_common::connection::{Addresses, SERVER_SIDE, TEMPLATE, octets};
 use lb_common::persistence::template_protocol;
 use lb_common::protocol::{Protocol, state};
+use lb_common::tuple::IPV6;
 
-use super::maps::Maps;
+use super::maps::{Maps, TableEntry};
 use crate::director::Result;
 use crate::table::ConnectionReport;
 
@@ -19,21 +20,37 @@ pub fn all(maps: &Maps) -> Result<Vec<ConnectionReport>> {
         ticks.max(0) as u32 / settings.ticks_per_second.max(1)
     };
     let entries = maps.entries()?;
-    let listed = entries.iter().filter(|(entry, _)| entry.role != SERVER_SIDE);
-    Ok(listed.map(|(entry, deadline)| report(entry, seconds(*deadline))).collect())
+    let listed = entries.iter().filter(|found| found.entry.role != SERVER_SIDE);
+    Ok(listed.map(|found| report(found, seconds(found.deadline))).collect())
 }
 
-fn report(entry: &Entry, expires: u32) -> ConnectionReport {
+/// Source, destination and other address of an entry: those of its tuple, or those that lie beside it.
+pub fn addresses(found: &TableEntry) -> [IpAddr; 3] {
+    let tuple = found.entry.tuple();
+    if tuple.is_ipv6() {
+        let Addresses { source, destination, other, .. } = found.addresses;
+        return [source, destination, other].map(|address| IpAddr::from(octets(address)));
+    }
+    let other = IpAddr::from(found.entry.address.to_ne_bytes());
+    [tuple.source().into(), tuple.destination().into(), other]
+}
+
+fn report(found: &TableEntry, expires: u32) -> ConnectionReport {
+    let entry = &found.entry;
     let tuple = entry.tuple();
+    let [client, virtual_address, destination] = addresses(found);
     // Templates of firewall marks have none.
-    let protocol = if entry.role == TEMPLATE { template_protocol(entry.protocol) } else { entry.protocol };
+    let protocol = match entry.role {
+        TEMPLATE => template_protocol(entry.protocol) & !IPV6,
+        _ => tuple.transport(),
+    };
     ConnectionReport {
         protocol: Protocol::from_number(protocol).map_or("IP", Protocol::name).into(),
-        client: tuple.source().into(),
+        client,
         client_port: tuple.source_port(),
-        virtual_address: tuple.destination().into(),
+        virtual_address,
         virtual_port: tuple.destination_port(),
-        destination: IpAddr::V4(Ipv4Addr::from(entry.address.to_ne_bytes())),
+        destination,
         destination_port: u16::from_be(entry.port),
         state: state::name(entry.state).into(),
         expires,

@@ -15,7 +15,7 @@ use lb_common::settings::Settings;
 use zerocopy::FromZeros;
 
 use super::maps::Maps;
-use super::{address_bytes, address_of, repair, service};
+use super::{address_bytes, address_of, family_of, repair, service};
 use crate::director::{Error, Result};
 use crate::table::{Destination, DestinationKey, DestinationReport, Tunnel};
 
@@ -88,12 +88,12 @@ impl Slots {
             protocol: service.protocol,
             status: IN_USE | AVAILABLE,
             service: service_slot,
-            family: 4,
+            family: family_of(destination.key.address),
             ..Record::new_zeroed()
         };
         record.load.service_serial = service.serial;
         // The program must look at packets of this address before the destination can get any.
-        repair::concern(maps, record.address);
+        repair::concern(maps, record.address, record.family);
         if let Some(id) = self.deleted.remove(&Identity::of(&record)) {
             revive(maps, id, service_slot, service);
             edit(maps, id, destination, source);

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
-use lb_common::connection::{Adopted, Adoption, Entry, Set, WAYS};
+use lb_common::connection::{AddressSet, Addresses, Adopted, Adoption, Entry, Set, WAYS};
 use lb_common::destination::{CounterLine, Counters, Destination, DestinationId};
 use lb_common::protocol::{state, tcp};
 use lb_common::reason::{REASON_SLOTS, Reason};
-use lb_common::service::{LINE, Service, ServiceKey};
+use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{LAYOUT, Settings};
 use lb_common::stats::{Estimator, Rates};
 use zerocopy::{FromBytes, IntoBytes};
@@ -48,7 +48,43 @@ pub struct Maps {
     counters: Mapped<CounterLine>,
     rates: Mapped<Estimator>,
     reasons: Mapped<[u64; REASON_SLOTS]>,
+    addresses: Mapped<AddressSet>,
     index: HashMap<MapData, u64, u32>,
+    index_ipv6: HashMap<MapData, [u8; size_of::<ServiceKeyIpv6>()], u32>,
+}
+
+/// A service's key in the index of its family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexKey {
+    /// Of IPv4.
+    V4(ServiceKey),
+    /// Of IPv6.
+    V6(ServiceKeyIpv6),
+}
+
+impl IndexKey {
+    /// The key of an address (as it lies in a record), a port in network order loaded natively, and a protocol.
+    pub fn new(family: u8, address: [u8; 16], port: u16, protocol: u8) -> Self {
+        let [a, b, c, d, ..] = address;
+        if family == 6 {
+            let address = zerocopy::transmute!(address);
+            Self::V6(ServiceKeyIpv6 { address, port, protocol, reserved: [0; 5] })
+        } else {
+            let address = u32::from_ne_bytes([a, b, c, d]);
+            Self::V4(ServiceKey { address, port, protocol, reserved: 0 })
+        }
+    }
+}
+
+/// An entry of the connection table as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableEntry {
+    /// The entry.
+    pub entry: Entry,
+    /// The tick at which it dies.
+    pub deadline: u32,
+    /// Of a flow of IPv6: its addresses.
+    pub addresses: Addresses,
 }
 
 fn unavailable(what: &str, error: &dyn std::fmt::Display) -> Error {
@@ -109,7 +145,10 @@ impl Maps {
                 directory.display()
             )));
         }
-        let (index, _) = pinned(directory, "SERVICE_INDEX")?;
+        let index = |name| {
+            let (map, _) = pinned(directory, name)?;
+            Ok::<_, Error>(Map::HashMap(map))
+        };
         Ok(Self {
             directory: directory.into(),
             settings,
@@ -120,8 +159,11 @@ impl Maps {
             counters: mapped(directory, "COUNTERS")?,
             rates: mapped(directory, "RATES")?,
             reasons: mapped(directory, "REASONS")?,
-            index: HashMap::try_from(Map::HashMap(index))
+            addresses: mapped(directory, "ADDRESSES")?,
+            index: HashMap::try_from(index("SERVICE_INDEX")?)
                 .map_err(|error| unavailable("SERVICE_INDEX", &error))?,
+            index_ipv6: HashMap::try_from(index("SERVICE_INDEX_IPV6")?)
+                .map_err(|error| unavailable("SERVICE_INDEX_IPV6", &error))?,
         })
     }
 
@@ -155,8 +197,11 @@ impl Maps {
     }
 
     /// The slot of a service.
-    pub fn slot(&self, key: &ServiceKey) -> Option<u32> {
-        self.index.get(&index_key(key), 0).ok()
+    pub fn slot(&self, key: &IndexKey) -> Option<u32> {
+        match key {
+            IndexKey::V4(key) => self.index.get(&zerocopy::transmute!(*key), 0).ok(),
+            IndexKey::V6(key) => self.index_ipv6.get(&zerocopy::transmute!(*key), 0).ok(),
+        }
     }
 
     /// Enters a service into the index, from where on packets find it.
@@ -164,14 +209,27 @@ impl Maps {
     /// # Errors
     ///
     /// When the index is full.
-    pub fn enter(&mut self, key: &ServiceKey, slot: u32) -> Result<(), Error> {
-        self.index.insert(index_key(key), slot, 0).map_err(|_| Error::Errno(libc::ENOMEM))
+    pub fn enter(&mut self, key: &IndexKey, slot: u32) -> Result<(), Error> {
+        let entered = match key {
+            IndexKey::V4(key) => {
+                let key: u64 = zerocopy::transmute!(*key);
+                self.index.insert(key, slot, 0)
+            }
+            IndexKey::V6(key) => {
+                let key: [u8; size_of::<ServiceKeyIpv6>()] = zerocopy::transmute!(*key);
+                self.index_ipv6.insert(key, slot, 0)
+            }
+        };
+        entered.map_err(|_| Error::Errno(libc::ENOMEM))
     }
 
     /// Takes a service out of the index.
-    pub fn leave(&mut self, key: &ServiceKey) {
+    pub fn leave(&mut self, key: &IndexKey) {
         // Not there is as good as taken out.
-        let _ = self.index.remove(&index_key(key));
+        let _ = match key {
+            IndexKey::V4(key) => self.index.remove(&zerocopy::transmute!(*key)),
+            IndexKey::V6(key) => self.index_ipv6.remove(&zerocopy::transmute!(*key)),
+        };
     }
 
     /// What a destination has counted on all CPUs since its slot was taken.
@@ -262,12 +320,12 @@ impl Maps {
         connections.iter().map(adopted).collect()
     }
 
-    /// Every entry of the connection table with its deadline.
+    /// Every entry of the connection table.
     ///
     /// # Errors
     ///
     /// When the table cannot be read.
-    pub fn entries(&self) -> Result<Vec<(Entry, u32)>, Error> {
+    pub fn entries(&self) -> Result<Vec<TableEntry>, Error> {
         let failed = |error: aya::maps::MapError| unavailable("CONNECTIONS", &error);
         let (map, sets) = pinned(&self.directory, "CONNECTIONS")?;
         let table: Array<MapData, [u8; size_of::<Set>()]> =
@@ -277,7 +335,16 @@ impl Maps {
             let bytes = table.get(&number, LOCKED).map_err(failed)?;
             let Ok(set) = Set::read_from_bytes(&bytes) else { continue };
             for slot in (0..WAYS).filter(|slot| set.tags[*slot] != 0) {
-                entries.push((set.entries[slot], set.deadlines[slot]));
+                let entry = set.entries[slot];
+                let addresses = match entry.tuple().is_ipv6() {
+                    true => self.addresses.read(number).map(|lines| lines[slot]),
+                    false => None,
+                };
+                entries.push(TableEntry {
+                    entry,
+                    deadline: set.deadlines[slot],
+                    addresses: addresses.unwrap_or_default(),
+                });
             }
         }
         Ok(entries)
@@ -292,12 +359,6 @@ fn run(program: &Xdp, name: &str, packet: &[u8]) -> Result<u32, Error> {
         .test_run(options)
         .map(|result| result.return_value)
         .map_err(|error: ProgramError| unavailable(name, &error))
-}
-
-fn index_key(key: &ServiceKey) -> u64 {
-    let mut bytes = [0; size_of::<ServiceKey>()];
-    bytes.copy_from_slice(key.as_bytes());
-    u64::from_ne_bytes(bytes)
 }
 
 /// The timeouts in ticks of all states, from those that can be set, in seconds.

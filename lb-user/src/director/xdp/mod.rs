@@ -27,6 +27,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use lb_common::forward::{ForwardingMethod, TunnelType};
+use lb_common::service::Service as ServiceRecord;
 use lb_common::settings::Settings;
 use lb_common::sync::Record;
 
@@ -37,7 +38,7 @@ use self::next_hops::NextHops;
 use self::set::{Arena, Change, DestinationSet};
 use super::{Director, Error, Result};
 use crate::table::{
-    ConnectionReport, Destination, DestinationKey, DestinationReport, Info, Service, ServiceKey,
+    ConnectionReport, Destination, DestinationKey, DestinationReport, Family, Info, Service, ServiceKey,
     ServiceReport, SyncDaemon, SyncRole, Timeouts,
 };
 
@@ -163,8 +164,13 @@ impl Xdp {
     }
 }
 
-/// What the kernel checks of a destination before it looks whether it is there, and what the packet program cannot do.
-fn check(destination: &Destination) -> Result<()> {
+/// What the kernel checks of a service's destination before it looks whether it is there, and what the packet program
+/// cannot do.
+fn check(service: &ServiceRecord, destination: &Destination) -> Result<()> {
+    let mixed = family_of(destination.key.address) != service.family;
+    if mixed && destination.method != ForwardingMethod::Tunnel {
+        return Err(Error::Invalid);
+    }
     if destination.weight > i32::MAX as u32 || destination.lower_threshold > destination.upper_threshold {
         return Err(Error::OutOfRange);
     }
@@ -177,7 +183,8 @@ fn check(destination: &Destination) -> Result<()> {
     if matches!(destination.method, ForwardingMethod::LocalNode | ForwardingMethod::Bypass) {
         return Err(Error::Invalid);
     }
-    refusal::refuse(refusal::of_destination(destination))
+    let family = if service.family == 6 { Family::V6 } else { Family::V4 };
+    refusal::refuse(refusal::of_destination(family, destination))
 }
 
 impl Director for Xdp {
@@ -254,7 +261,7 @@ impl Director for Xdp {
         let source = self.next_hops.source(address);
         self.change(|maps, known| {
             let (slot, record) = service::find(maps, service)?;
-            check(destination)?;
+            check(&record, destination)?;
             let mut set = set::read(maps, &record);
             if position(maps, &set, &destination.key).is_some() {
                 return Err(Error::DestinationExists);
@@ -277,7 +284,7 @@ impl Director for Xdp {
         let source = self.next_hops.source(destination.key.address);
         self.change(|maps, known| {
             let (slot, record) = service::find(maps, service)?;
-            check(destination)?;
+            check(&record, destination)?;
             let set = set::read(maps, &record);
             let position = position(maps, &set, &destination.key).ok_or(Error::NoSuchDestination)?;
             destination::edit(maps, set.ids[position], destination, source);
@@ -381,6 +388,11 @@ fn address_bytes(address: IpAddr) -> [u8; 16] {
         }
         IpAddr::V6(address) => address.octets(),
     }
+}
+
+/// The number of an address's family in a record.
+fn family_of(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 4 } else { 6 }
 }
 
 /// The address in a record.

@@ -1,12 +1,12 @@
 //! Managed neighbours: the kernel keeps the link addresses of next hops resolved by itself.
 //!
-//! An XDP program cannot wait for ARP. So the next hop towards each destination gets a neighbour entry that the
+//! An XDP program cannot wait for ARP, or for neighbour discovery. So the next hop towards each destination gets a neighbour entry that the
 //! kernel resolves at once and again whenever it would grow old (`NTF_EXT_MANAGED`, Linux 5.16). Ours bear
 //! a protocol number by which they are told from those of others, which are left alone.
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
@@ -40,11 +40,11 @@ pub enum Managed {
 /// # Errors
 ///
 /// When the kernel refuses, as for an interface that has no neighbours.
-pub fn manage(routing: &mut Routing, destination: Ipv4Addr, way: Way) -> Result<Managed, Error> {
+pub fn manage(routing: &mut Routing, destination: IpAddr, way: Way) -> Result<Managed, Error> {
     manage_inner(routing, destination, way).map_err(|error| failed(&destination, &error))
 }
 
-fn manage_inner(routing: &mut Routing, destination: Ipv4Addr, way: Way) -> Result<Managed, Refusal> {
+fn manage_inner(routing: &mut Routing, destination: IpAddr, way: Way) -> Result<Managed, Refusal> {
     let (interface, address) = match way {
         Way::Neighbour { interface, address, .. } => (interface, address),
         Way::Local => return Ok(Managed::Local),
@@ -81,7 +81,7 @@ fn manage_inner(routing: &mut Routing, destination: Ipv4Addr, way: Way) -> Resul
 /// # Errors
 ///
 /// When the kernel refuses.
-pub fn forget(routing: &mut Routing, destinations: &HashSet<Ipv4Addr>) -> Result<(), Error> {
+pub fn forget(routing: &mut Routing, destinations: &HashSet<IpAddr>) -> Result<(), Error> {
     let is_one = |entry: &NeighbourMessage| {
         ours(entry) == Some(DESTINATION)
             && address_of(entry).is_some_and(|address| destinations.contains(&address))
@@ -114,9 +114,10 @@ fn failed(destination: &dyn Display, error: &Refusal) -> Error {
     Error::Unavailable(format!("no managed neighbour for {destination}: {error}"))
 }
 
-fn address_of(entry: &NeighbourMessage) -> Option<Ipv4Addr> {
+fn address_of(entry: &NeighbourMessage) -> Option<IpAddr> {
     entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((*address).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some((*address).into()),
         _ => None,
     })
 }

@@ -3,7 +3,7 @@
 //! The check that IPVS makes of an address, and the managed neighbour entries that keep next hops resolved.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::neighbour;
 use super::routing::{Routing, Way};
@@ -13,9 +13,9 @@ use crate::director::{Error, Result};
 #[derive(Debug, Default)]
 pub struct NextHops {
     routing: Option<Routing>,
-    ways: HashMap<Ipv4Addr, Way>,
+    ways: HashMap<IpAddr, Way>,
     /// The neighbours that were made managed ones: as destinations themselves, or as gateways.
-    managed: HashSet<(Ipv4Addr, bool)>,
+    managed: HashSet<(IpAddr, bool)>,
 }
 
 impl NextHops {
@@ -29,15 +29,22 @@ impl NextHops {
     /// The address that this machine has on the way to another; none where there is no way out.
     pub fn source(&mut self, address: IpAddr) -> Option<IpAddr> {
         match self.check(address).ok()? {
-            Way::Neighbour { source, .. } => source.map(IpAddr::V4),
+            Way::Neighbour { source, .. } => source,
             _ => None,
         }
     }
 
     /// Refuses an address that is neither unicast nor local. One without a route is fine.
     pub fn check(&mut self, address: IpAddr) -> Result<Way> {
-        let IpAddr::V4(address) = address else { return Err(Error::Invalid) };
-        if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+        let never = match address {
+            IpAddr::V4(address) => {
+                address.is_unspecified() || address.is_multicast() || address.is_broadcast()
+            }
+            IpAddr::V6(address) => {
+                address.is_unspecified() || address.is_multicast() || address.to_ipv4_mapped().is_some()
+            }
+        };
+        if never {
             return Err(Error::Invalid);
         }
         let way = match self.ways.get(&address) {
@@ -46,13 +53,13 @@ impl NextHops {
             None => self.routing()?.way(address).unwrap_or(Way::None),
         };
         self.ways.insert(address, way);
-        if way == Way::Many { Err(Error::Invalid) } else { Ok(way) }
+        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        if way == Way::Many || link_local && way != Way::Local { Err(Error::Invalid) } else { Ok(way) }
     }
 
     /// Has the kernel keep the next hop towards an address resolved. Where that fails packets find out themselves:
     /// the first ones of a connection may wait for the stack.
     pub fn manage(&mut self, address: IpAddr) {
-        let IpAddr::V4(address) = address else { return };
         let Some(way) = self.ways.get(&address).copied() else { return };
         let next_hop = match way {
             Way::Neighbour { address, .. } => address,
@@ -68,13 +75,7 @@ impl NextHops {
 
     /// Gives the entries for addresses back that no destination has any more.
     pub fn forget(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        let addresses: HashSet<Ipv4Addr> = addresses
-            .into_iter()
-            .filter_map(|address| match address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
+        let addresses: HashSet<IpAddr> = addresses.into_iter().collect();
         if addresses.is_empty() {
             return;
         }

@@ -4,6 +4,7 @@
 //! recorded commands is refused, and these always, is the test of those on this director. Not here: what kernel IPVS
 //! refuses too, which is looked at first.
 
+use lb_common::forward::ForwardingMethod;
 use lb_common::protocol::Protocol;
 
 use crate::director::{Error, Result};
@@ -23,8 +24,8 @@ pub struct Refusal {
 pub enum Subject {
     /// A service that is added or edited.
     Service(fn(&Service) -> bool),
-    /// A destination that is added or edited.
-    Destination(fn(&Destination) -> bool),
+    /// A destination that is added or edited, of a service of this family.
+    Destination(fn(Family, &Destination) -> bool),
     /// Every sync daemon.
     Daemon,
 }
@@ -35,12 +36,14 @@ pub const REFUSALS: &[Refusal] = &[
     service("SCTP (--sctp-service)", |service| {
         matches!(service.key, ServiceKey::Address { protocol: Protocol::Sctp, .. })
     }),
-    service("IPv6 services", |service| service.key.family() == Family::V6),
     service("the schedulers lblc and lblcr (-s)", |service| {
         matches!(service.scheduler.as_str(), "lblc" | "lblcr")
     }),
     service("persistence engines (--pe)", |service| service.engine.is_some()),
-    destination("IPv6 destinations", |destination| destination.key.address.is_ipv6()),
+    destination("tunnels of IPv6 (-i)", |family, destination| {
+        destination.method == ForwardingMethod::Tunnel
+            && (family == Family::V6 || destination.key.address.is_ipv6())
+    }),
     Refusal { what: "sync daemons (--start-daemon)", of: Subject::Daemon },
 ];
 
@@ -48,7 +51,7 @@ const fn service(what: &'static str, fits: fn(&Service) -> bool) -> Refusal {
     Refusal { what, of: Subject::Service(fits) }
 }
 
-const fn destination(what: &'static str, fits: fn(&Destination) -> bool) -> Refusal {
+const fn destination(what: &'static str, fits: fn(Family, &Destination) -> bool) -> Refusal {
     Refusal { what, of: Subject::Destination(fits) }
 }
 
@@ -57,9 +60,11 @@ pub fn of_service(service: &Service) -> Option<&'static Refusal> {
     REFUSALS.iter().find(|refusal| matches!(refusal.of, Subject::Service(fits) if fits(service)))
 }
 
-/// The refusal of a destination.
-pub fn of_destination(destination: &Destination) -> Option<&'static Refusal> {
-    REFUSALS.iter().find(|refusal| matches!(refusal.of, Subject::Destination(fits) if fits(destination)))
+/// The refusal of a destination of a service of this family.
+pub fn of_destination(family: Family, destination: &Destination) -> Option<&'static Refusal> {
+    REFUSALS
+        .iter()
+        .find(|refusal| matches!(refusal.of, Subject::Destination(fits) if fits(family, destination)))
 }
 
 /// The refusal of a sync daemon.

@@ -6,6 +6,7 @@ use std::mem::offset_of;
 
 use lb_common::destination::{AVAILABLE, Destination, DestinationId, IN_USE};
 use lb_common::settings::{ADDRESS_BITS, Settings};
+use lb_common::tuple;
 
 use super::maps::Maps;
 use super::{destination, service, set};
@@ -15,11 +16,22 @@ fn store_filter_word(maps: &Maps, word: usize, bits: u64) {
     maps.settings.store_u64(0, offset_of!(Settings, addresses) + word * size_of::<u64>(), bits);
 }
 
-/// Has the packet program look at packets from and to an address.
-pub fn concern(maps: &Maps, address: [u8; 16]) {
+/// The word and the bit of a record's address in the filter.
+fn filter_bit(seed: u64, address: [u8; 16], family: u8) -> (usize, u64) {
     let [a, b, c, d, ..] = address;
-    let (word, bit) = Settings::address_bit(u32::from_ne_bytes([a, b, c, d]));
-    store_filter_word(maps, word, maps.settings().addresses[word] | bit);
+    let raw = if family == 6 {
+        tuple::handle(zerocopy::transmute!(address), seed)
+    } else {
+        u32::from_ne_bytes([a, b, c, d])
+    };
+    Settings::address_bit(raw)
+}
+
+/// Has the packet program look at packets from and to an address.
+pub fn concern(maps: &Maps, address: [u8; 16], family: u8) {
+    let settings = maps.settings();
+    let (word, bit) = filter_bit(settings.seed, address, family);
+    store_filter_word(maps, word, settings.addresses[word] | bit);
 }
 
 fn destinations(maps: &Maps) -> impl Iterator<Item = (DestinationId, Destination)> + '_ {
@@ -33,20 +45,20 @@ fn destinations(maps: &Maps) -> impl Iterator<Item = (DestinationId, Destination
 /// Deleted destinations count while they are kept: packets of their connections are still ours.
 pub fn refresh(maps: &Maps) {
     let mut filter = [0u64; ADDRESS_BITS / 64];
-    let mut add = |address: [u8; 16]| {
-        let [a, b, c, d, ..] = address;
-        let (word, bit) = Settings::address_bit(u32::from_ne_bytes([a, b, c, d]));
+    let seed = maps.settings().seed;
+    let mut add = |address: [u8; 16], family: u8| {
+        let (word, bit) = filter_bit(seed, address, family);
         filter[word] |= bit;
     };
     let (mut services, mut wide) = (0, 0);
     for (_, record) in service::all(maps) {
         services += 1;
         wide |= service::wide(&record);
-        add(record.address);
+        add(record.address, record.family);
     }
     for (_, record) in destinations(maps) {
-        add(record.address);
-        add(record.virtual_address);
+        add(record.address, record.family);
+        add(record.virtual_address, record.family);
     }
     for (word, bits) in filter.into_iter().enumerate() {
         store_filter_word(maps, word, bits);

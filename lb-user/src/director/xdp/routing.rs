@@ -2,7 +2,7 @@
 //!
 //! A door to rtnetlink, which is asynchronous; nothing here waits for anything but the kernel's answer.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use futures_util::stream::{Stream, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
@@ -50,9 +50,9 @@ pub enum Way {
         /// The interface's index.
         interface: u32,
         /// The neighbour's address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The address that this machine has on that way, if routing prefers one.
-        source: Option<Ipv4Addr>,
+        source: Option<IpAddr>,
     },
     /// To this machine.
     Local,
@@ -96,11 +96,15 @@ impl Routing {
     /// # Errors
     ///
     /// What the kernel says, unless it is that there is no way.
-    pub fn way(&mut self, address: Ipv4Addr) -> Result<Way, Refusal> {
+    pub fn way(&mut self, address: IpAddr) -> Result<Way, Refusal> {
         let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = 32;
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+        let (family, length, destination) = match address {
+            IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+            IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+        };
+        message.header.address_family = family;
+        message.header.destination_prefix_length = length;
+        message.attributes.push(RouteAttribute::Destination(destination));
         let answer = self.handle.route().get(message).execute();
         let route = match self.runtime.block_on(async { std::pin::pin!(answer).try_next().await }) {
             Ok(Some(route)) => route,
@@ -125,11 +129,13 @@ impl Routing {
             _ => None,
         });
         let gateway = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(*gateway),
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some(IpAddr::V4(*gateway)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => Some(IpAddr::V6(*gateway)),
             _ => None,
         });
         let source = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => Some(*source),
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => Some(IpAddr::V4(*source)),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(source)) => Some(IpAddr::V6(*source)),
             _ => None,
         });
         Ok(match interface {
@@ -138,13 +144,17 @@ impl Routing {
         })
     }
 
-    /// Lists the IPv4 neighbours.
+    /// Lists the neighbours of both families.
     ///
     /// # Errors
     ///
     /// What the kernel says.
     pub fn neighbours(&mut self) -> Result<Vec<NeighbourMessage>, Refusal> {
-        self.all(self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute())
+        let mut all = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            all.extend(self.all(self.handle.neighbours().get().set_address_family(family).execute())?);
+        }
+        Ok(all)
     }
 
     /// Adds a neighbour, as `prepare` makes it; of one that is there, only with `replace`.
@@ -155,11 +165,11 @@ impl Routing {
     pub fn add_neighbour(
         &mut self,
         interface: u32,
-        address: Ipv4Addr,
+        address: IpAddr,
         replace: bool,
         prepare: impl FnOnce(&mut NeighbourMessage),
     ) -> Result<(), Refusal> {
-        let mut request: NeighbourAddRequest = self.handle.neighbours().add(interface, address.into());
+        let mut request: NeighbourAddRequest = self.handle.neighbours().add(interface, address);
         if replace {
             request = request.replace();
         }

@@ -1,20 +1,19 @@
 //! Services in the maps: found, made, edited, reported.
 
 use std::mem::offset_of;
-use std::net::IpAddr;
 
 use lb_common::destination::{Counters, Destination as DestinationRecord, DestinationId, Load};
 use lb_common::protocol::Protocol;
 use lb_common::scheduler::Scheduler;
-use lb_common::service::{self, Service as Record};
+use lb_common::service::Service as Record;
 use lb_common::settings::{Settings, WIDE_FTP, WIDE_PORTS};
 use lb_common::stats::Rates;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::maps::Maps;
-use super::{address_bytes, address_of, refusal, repair, set};
+use super::maps::{IndexKey, Maps};
+use super::{address_bytes, address_of, family_of, refusal, repair, set};
 use crate::director::{Error, Result};
-use crate::table::{Netmask, Service, ServiceKey, ServiceReport, Stats, service_flags};
+use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, service_flags};
 
 /// Every service with its slot.
 pub fn all(maps: &Maps) -> impl Iterator<Item = (u32, Record)> + '_ {
@@ -24,14 +23,8 @@ pub fn all(maps: &Maps) -> impl Iterator<Item = (u32, Record)> + '_ {
 }
 
 /// The index key of a service's record.
-pub fn index_key(record: &Record) -> service::ServiceKey {
-    let [a, b, c, d, ..] = record.address;
-    service::ServiceKey {
-        address: u32::from_ne_bytes([a, b, c, d]),
-        port: record.port,
-        protocol: record.protocol,
-        reserved: 0,
-    }
+pub fn index_key(record: &Record) -> IndexKey {
+    IndexKey::new(record.family, record.address, record.port, record.protocol)
 }
 
 /// What [`Settings::wide_services`] has of a service.
@@ -45,15 +38,10 @@ pub fn wide(record: &Record) -> u32 {
 
 /// A service's slot and record.
 pub fn find(maps: &Maps, key: &ServiceKey) -> Result<(u32, Record)> {
-    let ServiceKey::Address { protocol, address: IpAddr::V4(address), port } = key else {
+    let ServiceKey::Address { protocol, address, port } = key else {
         return Err(Error::NoSuchService);
     };
-    let key = service::ServiceKey {
-        address: u32::from_ne_bytes(address.octets()),
-        port: port.to_be(),
-        protocol: protocol.number(),
-        reserved: 0,
-    };
+    let key = IndexKey::new(family_of(*address), address_bytes(*address), port.to_be(), protocol.number());
     let slot = maps.slot(&key).ok_or(Error::NoSuchService)?;
     Ok((slot, maps.services.read(slot).ok_or(Error::NoSuchService)?))
 }
@@ -67,6 +55,10 @@ pub fn check(service: &Service) -> Result<Scheduler> {
     let scheduler: Scheduler = service.scheduler.parse().map_err(|_| Error::UnknownScheduler)?;
     if service.engine.as_deref().is_some_and(|engine| engine != "sip") {
         return Err(Error::UnknownScheduler);
+    }
+    match (service.key.family(), service.netmask) {
+        (Family::V6, Netmask::V6(1..=128)) | (Family::V4, Netmask::V4(_)) => {}
+        _ => return Err(Error::Invalid),
     }
     refusal::refuse(refusal::of_service(service))?;
     Ok(scheduler)
@@ -92,9 +84,9 @@ pub fn add(maps: &mut Maps, service: &Service, scheduler: Scheduler) -> Result<(
     maps.settings.store_u32(0, offset_of!(Settings, service_serial), settings.service_serial.wrapping_add(1));
     maps.settings.store_u32(0, offset_of!(Settings, services_used), settings.services_used.max(slot + 1));
     // In use from here on: whatever else is missing now, a repair adds.
-    let family = Record { family: 4, ..record };
-    store_identity(maps, slot, &family);
-    repair::concern(maps, record.address);
+    let record = Record { family: family_of(address), ..record };
+    store_identity(maps, slot, &record);
+    repair::concern(maps, record.address, record.family);
     maps.settings.store_u32(0, offset_of!(Settings, wide_services), settings.wide_services | wide(&record));
     if let Err(error) = maps.enter(&index_key(&record), slot) {
         free(maps, slot);
@@ -209,7 +201,7 @@ pub fn report(maps: &Maps, record: &Record) -> ServiceReport {
         scheduler: scheduler.unwrap_or(Scheduler::None).name().into(),
         flags: record.flags,
         timeout: record.timeout,
-        netmask: Netmask::V4(record.netmask),
+        netmask: if record.family == 6 { Netmask::V6(record.netmask) } else { Netmask::V4(record.netmask) },
         ..Service::new(key)
     };
     // Estimators are linear, so that the sum of its destinations' is the service's.

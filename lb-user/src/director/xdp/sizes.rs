@@ -3,7 +3,7 @@
 /// Sizes of the maps; fixed when they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// Sets in the connection table, a power of two; each takes 512 bytes and holds seven entries.
+    /// Sets in the connection table, a power of two; each takes 1,024 bytes and holds seven entries.
     pub sets: u32,
     /// Destinations of all services together.
     pub destinations: u32,
@@ -17,7 +17,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// The sizes that a director has unless told otherwise: 458,752 entries (a NAT connection takes two), 16,384
-    /// services, 131,072 destinations; about 75 MB and 8 MB for each CPU.
+    /// services, 131,072 destinations; about 110 MB and 8 MB for each CPU.
     pub const fn new(cpus: u32) -> Self {
         Self { sets: 1 << 16, destinations: 1 << 17, services: 1 << 14, arena_lines: 1 << 18, cpus }
     }

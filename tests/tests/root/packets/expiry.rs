@@ -38,7 +38,7 @@ fn load(fixture: &mut Fixture, number: u8) -> (i64, i64) {
 /// The deadline of the only connection.
 fn deadline(fixture: &Fixture) -> u32 {
     let mut all = fixture.client_sides();
-    let (_, deadline) = all.next().unwrap();
+    let deadline = all.next().unwrap().deadline;
     assert!(all.next().is_none());
     deadline
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, TestRun, TestRunOptions, Xdp as Program};
 use aya_obj::programs::XdpAttachType;
-use lb_common::connection::Set;
+use lb_common::connection::{AddressSet, Addresses, Set};
 use lb_common::destination::Destination;
 use lb_common::protocol::state;
 use lb_common::reason::{Fate, Reason};
@@ -37,6 +37,7 @@ use xipvs::cli::names::SystemNames;
 use xipvs::cli::{self, Streams};
 use xipvs::director::Director;
 use xipvs::director::xdp::lifecycle::{self, Pins};
+use xipvs::director::xdp::maps::TableEntry;
 use xipvs::director::xdp::sizes::Sizes;
 use xipvs::director::xdp::{Xdp, maps};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -148,6 +149,18 @@ fn ip(lines: &str) {
     assert!(child.wait().unwrap().success(), "ip failed");
 }
 
+/// The same for IPv6.
+const IPV6: &str = "addr add fd00:1::1/64 dev clients nodad
+    addr add fd00:1::100/128 dev clients nodad
+    addr add fd00:2::1/64 dev servers nodad
+    route add default via fd00:1::fe
+    route add unreachable fd00:66::/32
+    neigh add fd00:1::10 lladdr 02:01:00:00:00:0a dev clients nud permanent
+    neigh add fd00:1::fe lladdr 02:01:00:00:00:fe dev clients nud permanent
+    neigh add fd00:2::11 lladdr 02:02:00:00:00:01 dev servers nud permanent
+    neigh add fd00:2::12 lladdr 02:02:00:00:00:02 dev servers nud permanent
+    neigh add fd00:2::13 lladdr 02:02:00:00:00:03 dev servers nud permanent\n";
+
 impl World {
     fn make() -> Self {
         let apart = CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
@@ -157,7 +170,11 @@ impl World {
         mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
         // Nothing is ever sent or received here but by a test.
-        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let ipv6 = |interface: &str, setting: &str, value: &str| {
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/{setting}"), value).unwrap();
+        };
+        ipv6("default", "disable_ipv6", "1");
+        ipv6("default", "router_solicitations", "0");
         let mut lines = String::from(
             "link add clients index 11 address 02:00:00:00:00:0b type veth peer name clients-peer index 21
              link add servers index 12 address 02:00:00:00:00:0c type veth peer name servers-peer index 22
@@ -190,6 +207,10 @@ impl World {
             );
         }
         ip(&lines);
+        for interface in ["clients", "servers"] {
+            ipv6(interface, "disable_ipv6", "0");
+        }
+        ip(IPV6);
         let interfaces = ["clients".to_owned(), "servers".to_owned()];
         lifecycle::attach(&interfaces, false, &sizes(), false).expect("the program loads and attaches");
         std::fs::write("/proc/sys/net/ipv4/conf/closed/forwarding", "0").unwrap();
@@ -518,6 +539,17 @@ impl Fixture {
         assert_eq!(delta, wanted, "{what}");
     }
 
+    /// Changes the addresses beside every entry of IPv6, as nothing but a test ever does.
+    pub fn change_addresses(&self, change: impl Fn(&mut Addresses)) {
+        let map = MapData::from_pin(WORLD.directory.join("ADDRESSES")).unwrap();
+        let mut lines: Array<_, [u8; size_of::<AddressSet>()]> = Map::Array(map).try_into().unwrap();
+        for number in 0..SETS {
+            let mut set = AddressSet::read_from_bytes(&lines.get(&number, 0).unwrap()).unwrap();
+            set.iter_mut().filter(|line| **line != Addresses::default()).for_each(&change);
+            lines.set(number, <[u8; size_of::<AddressSet>()]>::try_from(set.as_bytes()).unwrap(), 0).unwrap();
+        }
+    }
+
     /// How many entries lie outside their home sets, as the home sets say.
     pub fn displaced(&self) -> u32 {
         let connections = connections(&WORLD.directory);
@@ -550,7 +582,7 @@ impl Fixture {
     /// The client side's state of each connection, by client; dead ones that were not swept too.
     pub fn states(&self) -> BTreeMap<SocketAddrV4, &'static str> {
         self.client_sides()
-            .map(|(entry, _)| {
+            .map(|TableEntry { entry, .. }| {
                 let tuple = entry.tuple();
                 (SocketAddrV4::new(tuple.source(), tuple.source_port()), state::name(entry.state))
             })
@@ -558,9 +590,9 @@ impl Fixture {
     }
 
     /// The entries of client sides with their deadlines.
-    pub fn client_sides(&self) -> impl Iterator<Item = (lb_common::connection::Entry, u32)> + use<> {
+    pub fn client_sides(&self) -> impl Iterator<Item = TableEntry> + use<> {
         let entries = self.director.maps().entries().unwrap();
-        entries.into_iter().filter(|(entry, _)| entry.role == lb_common::connection::CLIENT_SIDE)
+        entries.into_iter().filter(|found| found.entry.role == lb_common::connection::CLIENT_SIDE)
     }
 }
 

@@ -69,14 +69,14 @@ fn padding_behind_the_packet_is_kept_and_not_counted() {
 
 #[test]
 fn nonsense_passes() {
-    use Reason::{Fragment, Malformed, NotIpv4, OtherProtocol};
+    use Reason::{Fragment, Malformed, NotIp, OtherProtocol};
     let mut fixture = configured();
     let before = fixture.counted();
     // Bytes of the frame to overwrite, with what, and the reason. The IPv4 header begins at 14.
     let rows: [(&str, usize, &[u8], Reason); 18] = [
-        ("ARP", 12, &[0x08, 0x06], NotIpv4),
-        ("IPv6", 12, &[0x86, 0xdd], NotIpv4),
-        ("a length for a type", 12, &[0x00, 0x40], NotIpv4),
+        ("ARP", 12, &[0x08, 0x06], NotIp),
+        ("IPv4 that claims to be IPv6", 12, &[0x86, 0xdd], Malformed),
+        ("a length for a type", 12, &[0x00, 0x40], NotIp),
         ("version 6", 14, &[0x65], Malformed),
         ("version 0", 14, &[0x05], Malformed),
         ("a header of no words", 14, &[0x40], Malformed),
@@ -99,7 +99,7 @@ fn nonsense_passes() {
         passes(&mut fixture, what, &frame, reason);
     }
     let tagged = Frame::tcp(client(40000), VIP, SYN).tagged(0x88a8, 1).tagged(0x8100, 2).tagged(0x8100, 3);
-    passes(&mut fixture, "three tags", &tagged.bytes(), NotIpv4);
+    passes(&mut fixture, "three tags", &tagged.bytes(), NotIp);
     assert_eq!(fixture.counted(), before);
     assert!(fixture.states().is_empty());
 }

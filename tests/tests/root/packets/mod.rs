@@ -12,6 +12,7 @@ mod agreement;
 mod direct_route;
 mod expiry;
 mod full_table;
+mod ipv6;
 mod load;
 mod malformed;
 mod model;

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::connection::{self as rules, INACTIVE, NO_OUTPUT};
 use lb_common::forward::{End, take_hop, translate_network, translate_tcp, translate_udp, translation};
-use lb_common::packet::{self, Packet};
+use lb_common::packet::{self, Family, Packet};
 use lb_common::reason::{Fate, Reason};
 use lb_common::scheduler::fo::WeightedFailOver;
 use lb_common::scheduler::lc::LeastConnections;
@@ -195,7 +195,10 @@ impl Model {
     }
 
     fn balance(&mut self, frame: &mut Vec<u8>) -> Result<u32, Reason> {
-        let packet = packet::read(frame.as_slice())?;
+        let packet = match packet::network(frame.as_slice())? {
+            (Family::V4, network) => packet::read_ipv4(frame.as_slice(), network)?,
+            (Family::V6, network) => packet::read_ipv6(frame.as_slice(), network, self.settings.seed)?,
+        };
         let tuple = packet.tuple;
         if !self.concerns(tuple.raw_source()) && !self.concerns(tuple.raw_destination()) {
             return Err(Reason::NotOurs);

@@ -65,7 +65,7 @@ fn a_deleted_destinations_connections_go_silent_until_it_comes_back() {
     let mut fixture = Fixture::configured(ONE);
     open(&mut fixture);
     let before = fixture.counted()[&server(1, 80)];
-    let deadline = fixture.client_sides().next().unwrap().1;
+    let deadline = fixture.client_sides().next().unwrap().deadline;
     fixture.ipvsadm("-d -t 192.168.1.100:80 -r 10.0.0.11:80");
     refuses(&mut fixture);
     fixture.wait(5000);
@@ -75,7 +75,7 @@ fn a_deleted_destinations_connections_go_silent_until_it_comes_back() {
     let out = answer.clone().source(VIP).sent(TO_CLIENT);
     fixture.expect("answer", SERVERS, &answer, Expected::Redirect(out), &[]);
     assert_eq!(fixture.states()[&client(40000)], "SYN_RECV");
-    assert!(fixture.client_sides().next().unwrap().1 >= deadline);
+    assert!(fixture.client_sides().next().unwrap().deadline >= deadline);
     fixture.ipvsadm("-a -t 192.168.1.100:80 -r 10.0.0.11:80 -m");
     assert_eq!(fixture.counted()[&server(1, 80)], before, "what it had counted is there again");
     carries(&mut fixture);

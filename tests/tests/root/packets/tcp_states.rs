@@ -6,6 +6,7 @@
 use std::mem::offset_of;
 
 use lb_common::settings::Settings;
+use xipvs::director::xdp::maps::TableEntry;
 
 use super::fixture::{CLIENTS, Fixture, SERVERS, VIP, client, server};
 use super::frame::{ACK, FIN, Frame, PSH, RST, SYN};
@@ -131,8 +132,8 @@ fn check(method: &str, rows: &[Row], event: fn(u8) -> Segment) {
             send(event(flags));
 
             let what = format!("{method} {from} by {flags:#x}");
-            let (entry, deadline) =
-                fixture.client_sides().find(|(entry, _)| entry.tuple().source_port() == port).unwrap();
+            let of_client = |found: &TableEntry| found.entry.tuple().source_port() == port;
+            let TableEntry { entry, deadline, .. } = fixture.client_sides().find(of_client).unwrap();
             assert_eq!(lb_common::protocol::state::name(entry.state), *to, "{what}");
             fixture.sweep();
             let settings = fixture.settings();

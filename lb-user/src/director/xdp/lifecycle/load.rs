@@ -28,8 +28,14 @@ pub const ENTRY: &str = "xipvs";
 /// Arms the timer of the sweep.
 const START: &str = "xipvs_start";
 /// What the entry goes on in.
-const CONTINUATIONS: [(Program, &str); 3] =
-    [(Program::Slow, "xipvs_slow"), (Program::Open, "xipvs_open"), (Program::Tunnel, "xipvs_tunnel")];
+const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
+    (Program::Slow, "xipvs_slow"),
+    (Program::Open, "xipvs_open"),
+    (Program::Tunnel, "xipvs_tunnel"),
+    (Program::Ipv6, "xipvs_ipv6"),
+    (Program::Ipv6Slow, "xipvs_ipv6_slow"),
+    (Program::Ipv6Open, "xipvs_ipv6_open"),
+];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";
 /// Where things are made, inside the pin directory.
@@ -76,12 +82,14 @@ fn make(pins: &Pins, sizes: &Sizes) -> Result<()> {
     let mut ebpf = create(&mut EbpfLoader::new(), |loader| {
         loader
             .map_max_entries("CONNECTIONS", sizes.sets)
+            .map_max_entries("ADDRESSES", sizes.sets)
             .map_max_entries("DESTINATIONS", sizes.destinations)
             .map_max_entries("TUNNEL_SOURCES", sizes.destinations)
             .map_max_entries("COUNTERS", counters)
             .map_max_entries("RATES", sizes.destinations)
             .map_max_entries("SERVICES", sizes.services)
             .map_max_entries("SERVICE_INDEX", sizes.services)
+            .map_max_entries("SERVICE_INDEX_IPV6", sizes.services)
             .map_max_entries("ARENA", sizes.arena_lines)
             .map_max_entries("REASONS", sizes.cpus);
     })?;

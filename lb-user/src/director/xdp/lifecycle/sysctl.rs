@@ -10,14 +10,21 @@ use super::pins::Pins;
 use super::refused;
 use crate::director::Result;
 
-/// Settings below `net.ipv4.conf.IFACE` that are switched on while attached.
+/// Settings below `net.ipv4.conf.IFACE` and `net.ipv6.conf.IFACE` that are changed while attached, each with the value
+/// that it is changed from, if only that one, and to.
 ///
 /// `forwarding`, because the kernel's route lookup for XDP refuses without. `accept_local`, because an answer
-/// that was translated and then left to the stack has a local address, the virtual one, as its source.
-const SETTINGS: [&str; 2] = ["forwarding", "accept_local"];
+/// that was translated and then left to the stack has a local address, the virtual one, as its source. `accept_ra`,
+/// because a router believes other routers only if told to: without that its own default route would go.
+const SETTINGS: [(&str, &str, Option<&str>, &str); 4] = [
+    ("ipv4", "forwarding", None, "1"),
+    ("ipv4", "accept_local", None, "1"),
+    ("ipv6", "accept_ra", Some("1"), "2"),
+    ("ipv6", "forwarding", None, "1"),
+];
 
-fn file_of(interface: &str, setting: &str) -> PathBuf {
-    Path::new("/proc/sys/net/ipv4/conf").join(interface).join(setting)
+fn file_of(interface: &str, family: &str, setting: &str) -> PathBuf {
+    Path::new("/proc/sys/net").join(family).join("conf").join(interface).join(setting)
 }
 
 fn record(pins: &Pins, index: u32) -> PathBuf {
@@ -30,15 +37,28 @@ pub fn switch_on(pins: &Pins, index: u32, interface: &str) -> Result<()> {
     let record = record(pins, index);
     if !record.exists() {
         let mut lines = String::new();
-        for setting in SETTINGS {
-            let value = fs::read_to_string(file_of(interface, setting)).map_err(failed)?;
-            lines += &format!("{setting} {}\n", value.trim());
+        for (family, setting, only_from, _) in SETTINGS {
+            let value = match fs::read_to_string(file_of(interface, family, setting)) {
+                Ok(value) => value,
+                // A kernel, or an interface, without IPv6.
+                Err(error) if error.kind() == ErrorKind::NotFound && family == "ipv6" => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            if only_from.is_none_or(|from| from == value.trim()) {
+                lines += &format!("{family}/{setting} {}\n", value.trim());
+            }
         }
         fs::create_dir_all(pins.records()).map_err(failed)?;
         let new = record.with_extension("new");
         fs::write(&new, lines).and_then(|()| fs::rename(&new, &record)).map_err(failed)?;
     }
-    SETTINGS.iter().try_for_each(|setting| fs::write(file_of(interface, setting), "1")).map_err(failed)
+    let recorded = fs::read_to_string(&record).map_err(failed)?;
+    for (family, setting, _, to) in SETTINGS {
+        if recorded.lines().any(|line| line.starts_with(&format!("{family}/{setting} "))) {
+            fs::write(file_of(interface, family, setting), to).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives an interface's settings back their former values; without a name (the interface is gone) forgets them.
@@ -50,8 +70,10 @@ pub fn restore(pins: &Pins, index: u32, interface: Option<&str>) -> Result<()> {
         Err(error) => return Err(refused(record.display(), &error)),
     };
     if let Some(interface) = interface {
-        for (setting, value) in lines.lines().filter_map(|line| line.split_once(' ')) {
-            let file = file_of(interface, setting);
+        // In the opposite order, so that nobody is without its default route in between.
+        for (name, value) in lines.lines().rev().filter_map(|line| line.split_once(' ')) {
+            let (family, setting) = name.split_once('/').unwrap_or(("ipv4", name));
+            let file = file_of(interface, family, setting);
             fs::write(&file, value).map_err(|error| refused(file.display(), &error))?;
         }
     }

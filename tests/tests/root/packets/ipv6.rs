@@ -1,0 +1,276 @@
+//! IPv6: what goes out, byte by byte, and what is counted; extension headers; what passes.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use etherparse::{IpNumber, Ipv6Header, TcpHeader, UdpHeader};
+use lb_common::reason::Reason;
+use xipvs::director::Director;
+
+use super::fixture::{Action, CLIENTS, Fixture, SERVERS, TO_CLIENT, to_server};
+use super::frame::{ACK, FIN, Mac, RST, SYN};
+
+const WEB: &str = "-A -t [fd00:1::100]:80 -s rr
+    -a -t [fd00:1::100]:80 -r [fd00:2::11]:8080 -m
+    -A -u [fd00:1::100]:53 -s rr
+    -a -u [fd00:1::100]:53 -r [fd00:2::11]:5353 -m
+    -A -t [fd00:1::100]:81 -s wlc
+    -a -t [fd00:1::100]:81 -r [fd00:2::12]:81 -g
+    -A -t [fd00:1::100]:82 -s sh
+    -a -t [fd00:1::100]:82 -r [fd00:2::11]:82 -m
+    -a -t [fd00:1::100]:82 -r [fd00:2::12]:82 -m
+    -a -t [fd00:1::100]:82 -r [fd00:2::13]:82 -m";
+
+fn at(address: &str, port: u16) -> SocketAddrV6 {
+    SocketAddrV6::new(address.parse().unwrap(), port, 0, 0)
+}
+
+fn client(port: u16) -> SocketAddrV6 {
+    at("fd00:1::10", port)
+}
+
+fn vip(port: u16) -> SocketAddrV6 {
+    at("fd00:1::100", port)
+}
+
+/// A frame in words; all checksums are computed from nothing.
+#[derive(Clone)]
+struct Frame {
+    link: [Mac; 2],
+    source: SocketAddrV6,
+    destination: SocketAddrV6,
+    hop_limit: u8,
+    /// Extension headers: kind and content from the third byte on.
+    extensions: Vec<(u8, Vec<u8>)>,
+    /// Flags of a segment; none for a datagram.
+    flags: Option<u8>,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn tcp(source: SocketAddrV6, destination: SocketAddrV6, flags: u8) -> Self {
+        let link = [[0x02; 6], [0x04; 6]];
+        let flags = Some(flags);
+        Self { link, source, destination, hop_limit: 64, extensions: Vec::new(), flags, payload: Vec::new() }
+    }
+
+    fn udp(source: SocketAddrV6, destination: SocketAddrV6, payload: &[u8]) -> Self {
+        Self { flags: None, payload: payload.into(), ..Self::tcp(source, destination, 0) }
+    }
+
+    /// The frame a hop further on.
+    fn sent(&self, link: [Mac; 2], source: SocketAddrV6, destination: SocketAddrV6) -> Vec<u8> {
+        Self { link, source, destination, hop_limit: self.hop_limit - 1, ..self.clone() }.bytes()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let (source, destination) = (self.source.ip().octets(), self.destination.ip().octets());
+        let (from, to) = (self.source.port(), self.destination.port());
+        let mut header =
+            Ipv6Header { hop_limit: self.hop_limit, source, destination, ..Ipv6Header::default() };
+        header.traffic_class = 0xb8;
+        let mut transport = if let Some(flags) = self.flags {
+            let mut header_of = TcpHeader::new(from, to, 1000, 4096);
+            (header_of.fin, header_of.syn) = (flags & FIN != 0, flags & SYN != 0);
+            (header_of.rst, header_of.ack) = (flags & RST != 0, flags & ACK != 0);
+            header_of.checksum =
+                header_of.calc_checksum_ipv6_raw(source, destination, &self.payload).unwrap();
+            header_of.to_bytes().to_vec()
+        } else {
+            UdpHeader::with_ipv6_checksum(from, to, &header, &self.payload).unwrap().to_bytes().to_vec()
+        };
+        transport.extend_from_slice(&self.payload);
+        let transport_kind = if self.flags.is_some() { IpNumber::TCP.0 } else { IpNumber::UDP.0 };
+        let mut kinds = self.extensions.iter().map(|(kind, _)| *kind).chain([transport_kind]);
+        header.next_header = IpNumber(kinds.next().unwrap());
+        let mut chain = Vec::new();
+        for ((kind, content), next) in self.extensions.iter().zip(kinds) {
+            let units = if *kind == 44 { 0 } else { (content.len() + 2) / 8 - 1 };
+            chain.extend([next, units as u8]);
+            chain.extend_from_slice(content);
+        }
+        header.payload_length = (chain.len() + transport.len()) as u16;
+        [&self.link.concat(), &[0x86, 0xdd][..], &header.to_bytes(), &chain, &transport].concat()
+    }
+}
+
+/// Connections, packets and bytes in, packets and bytes out, active, inactive of a destination.
+fn counted(fixture: &mut Fixture, port: u16) -> [u64; 7] {
+    let table = fixture.director.table().unwrap();
+    let entry = table.entries.into_iter().find(|entry| match entry.service.service.key {
+        xipvs::table::ServiceKey::Address { port: of_service, .. } => of_service == port,
+        xipvs::table::ServiceKey::Mark { .. } => false,
+    });
+    let mut sum = [0; 7];
+    for report in entry.unwrap().destinations {
+        let stats = report.stats;
+        let each = [
+            stats.connections,
+            stats.in_packets,
+            stats.in_bytes,
+            stats.out_packets,
+            stats.out_bytes,
+            report.active.into(),
+            report.inactive.into(),
+        ];
+        sum.iter_mut().zip(each).for_each(|(sum, value)| *sum += value);
+    }
+    sum
+}
+
+#[track_caller]
+fn redirects(fixture: &Fixture, what: &str, interface: u32, frame: &Frame, out: &[u8]) {
+    let outcome = fixture.send(interface, &frame.bytes());
+    assert_eq!((outcome.action, outcome.reason), (Action::Redirect, None), "{what}");
+    assert_eq!(outcome.bytes, out, "{what}");
+}
+
+#[test]
+fn a_conversation_is_translated_both_ways() {
+    let mut fixture = Fixture::configured(WEB);
+    let (client, vip, server) = (client(40000), vip(80), at("fd00:2::11", 8080));
+    let segments = [(false, SYN), (true, SYN | ACK), (false, ACK), (false, ACK), (true, ACK), (true, ACK)];
+    for (number, (out, flags)) in segments.into_iter().enumerate() {
+        let what = format!("segment {number}");
+        if out {
+            let frame = Frame { payload: vec![7; 30 + number], ..Frame::tcp(server, client, flags) };
+            redirects(&fixture, &what, SERVERS, &frame, &frame.sent(TO_CLIENT, vip, client));
+        } else {
+            let frame = Frame { payload: vec![5; number], ..Frame::tcp(client, vip, flags) };
+            redirects(&fixture, &what, CLIENTS, &frame, &frame.sent(to_server(1), client, server));
+        }
+    }
+    // 60 bytes of headers a segment, and the payloads.
+    assert_eq!(counted(&mut fixture, 80), [1, 3, 185, 3, 280, 1, 0]);
+    let listed = fixture.director.connections().unwrap();
+    assert_eq!(listed.len(), 1);
+    let report = &listed[0];
+    assert_eq!((report.protocol.as_str(), report.state.as_str()), ("TCP", "ESTABLISHED"));
+    assert_eq!(SocketAddr::new(report.client, report.client_port), client.into());
+    assert_eq!(SocketAddr::new(report.virtual_address, report.virtual_port), vip.into());
+    assert_eq!(SocketAddr::new(report.destination, report.destination_port), server.into());
+}
+
+#[test]
+fn datagrams_are_translated_and_never_lose_their_checksum() {
+    let mut fixture = Fixture::configured(WEB);
+    let server = at("fd00:2::11", 5353);
+    for number in 0..200u16 {
+        let from = client(41000 + number % 3);
+        let frame = Frame::udp(from, vip(53), &[number as u8; 9]);
+        redirects(&fixture, "query", CLIENTS, &frame, &frame.sent(to_server(1), from, server));
+        let frame = Frame::udp(server, from, &[0xff, number as u8]);
+        redirects(&fixture, "answer", SERVERS, &frame, &frame.sent(TO_CLIENT, vip(53), from));
+    }
+    assert_eq!(counted(&mut fixture, 53), [3, 200, 200 * 57, 200, 200 * 50, 0, 3]);
+}
+
+#[test]
+fn direct_routing_changes_the_link_alone_and_answers_that_pass_by_are_counted() {
+    let mut fixture = Fixture::configured(WEB);
+    let from = client(40000);
+    for flags in [SYN, ACK, ACK] {
+        let frame = Frame::tcp(from, vip(81), flags);
+        redirects(&fixture, "in", CLIENTS, &frame, &frame.sent(to_server(2), from, vip(81)));
+    }
+    let answer = Frame::tcp(vip(81), from, ACK).bytes();
+    let outcome = fixture.send(SERVERS, &answer);
+    assert_eq!((outcome.reason, outcome.bytes), (Some(Reason::DirectReply), answer));
+    assert_eq!(counted(&mut fixture, 81), [1, 3, 180, 1, 60, 1, 0]);
+}
+
+#[test]
+fn extension_headers_stay_where_they_are() {
+    let fixture = Fixture::configured(WEB);
+    let server = at("fd00:2::11", 8080);
+    let chains: [&[(u8, usize)]; 4] =
+        [&[(0, 6)], &[(60, 14)], &[(0, 6), (43, 22), (60, 6)], &[(0, 6), (44, 6), (60, 30)]];
+    for (number, chain) in chains.into_iter().enumerate() {
+        let from = client(42000 + number as u16);
+        let extensions: Vec<_> = chain.iter().map(|(kind, length)| (*kind, vec![0; *length])).collect();
+        for flags in [SYN, ACK, ACK] {
+            let frame = Frame { extensions: extensions.clone(), ..Frame::tcp(from, vip(80), flags) };
+            let out = frame.sent(to_server(1), from, server);
+            redirects(&fixture, &format!("{chain:?}"), CLIENTS, &frame, &out);
+        }
+    }
+    let from = client(43000);
+    let long = vec![(60, vec![0; 6]); 5];
+    let frame = Frame { extensions: long, ..Frame::tcp(from, vip(80), SYN) };
+    assert_eq!(fixture.send(CLIENTS, &frame.bytes()).reason, Some(Reason::ExtensionHeaders));
+    let first_fragment = vec![(44, vec![0, 1, 0, 0, 0, 9])];
+    let frame = Frame { extensions: first_fragment, ..Frame::tcp(from, vip(80), SYN) };
+    assert_eq!(fixture.send(CLIENTS, &frame.bytes()).reason, Some(Reason::Fragment));
+}
+
+#[test]
+fn clients_are_hashed_as_the_kernel_hashes_them() {
+    let fixture = Fixture::configured(WEB);
+    // Newest first, one bucket each in turn.
+    let servers = ["fd00:2::13", "fd00:2::12", "fd00:2::11"];
+    for last in [0x10u16, 0x11, 0x12, 0x2f, 0x1234, 0xfffe] {
+        let address = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, last);
+        let from = SocketAddrV6::new(address, 40000, 0, 0);
+        let key = lb_common::scheduler::address::key_v6(address.octets());
+        let position = lb_common::scheduler::sh::bucket(key, 0) as usize % 3;
+        fixture.send(CLIENTS, &Frame::tcp(from, vip(82), SYN).bytes());
+        let all = fixture.director.maps().entries().unwrap();
+        let of_client = all.iter().find_map(|found| {
+            let [source, _, other] = xipvs::director::xdp::connection::addresses(found);
+            (source == IpAddr::V6(address)).then_some(other)
+        });
+        assert_eq!(of_client, Some(servers[position].parse().unwrap()), "{address}");
+    }
+}
+
+#[test]
+fn what_cannot_go_on_says_why() {
+    let mut fixture = Fixture::configured(WEB);
+    fixture.ipvsadm("-A -t [fd00:1::100]:90 -s rr");
+    let from = client(40000);
+    let syn = |to| Frame::tcp(from, to, SYN);
+    let rows = [
+        ("no service", syn(vip(99)), Reason::NoService),
+        ("nobody's address", Frame::tcp(from, at("fd00:9::1", 80), SYN), Reason::NotOurs),
+        ("no destination", syn(vip(90)), Reason::NoDestination),
+        ("no connection", Frame::tcp(from, vip(80), ACK), Reason::NoConnection),
+        ("the last hop", Frame { hop_limit: 1, ..syn(vip(80)) }, Reason::TimeExceeded),
+    ];
+    for (what, frame, reason) in rows {
+        let frame = frame.bytes();
+        let outcome = fixture.send(CLIENTS, &frame);
+        assert_eq!(outcome.reason, Some(reason), "{what}");
+        if outcome.action == Action::Pass {
+            assert_eq!(outcome.bytes, frame, "{what}");
+        }
+    }
+    let whole = syn(vip(80)).bytes();
+    for length in 14..whole.len() {
+        assert_eq!(fixture.send(CLIENTS, &whole[..length]).reason, Some(Reason::Malformed), "{length} bytes");
+    }
+}
+
+#[test]
+fn a_flow_that_looks_alike_to_the_table_is_not_taken_for_another() {
+    let fixture = Fixture::configured(WEB);
+    let from = client(40000);
+    for flags in [SYN, ACK] {
+        fixture.send(CLIENTS, &Frame::tcp(from, vip(80), flags).bytes());
+    }
+    // Another flow in the line beside the entry is what two flows with the same handles would see.
+    fixture.change_addresses(|addresses| addresses.source[1] ^= 1);
+    let outcome = fixture.send(CLIENTS, &Frame::tcp(from, vip(80), ACK).bytes());
+    assert_eq!((outcome.action, outcome.reason), (Action::Drop, Some(Reason::LooksAlike)));
+}
+
+#[test]
+fn idle_connections_end_in_both_directions() {
+    let mut fixture = Fixture::configured(WEB);
+    for port in 40000..40050 {
+        fixture.send(CLIENTS, &Frame::tcp(client(port), vip(80), SYN).bytes());
+    }
+    assert_eq!(fixture.director.maps().entries().unwrap().len(), 100);
+    fixture.wait(61_000);
+    fixture.sweep();
+    assert!(fixture.director.maps().entries().unwrap().is_empty());
+    assert_eq!(counted(&mut fixture, 80)[5..], [0, 0]);
+}
