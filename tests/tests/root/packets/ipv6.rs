@@ -223,6 +223,36 @@ fn clients_are_hashed_as_the_kernel_hashes_them() {
 }
 
 #[test]
+fn clients_of_one_network_stay_with_one_destination() {
+    let mut fixture = Fixture::configured(
+        "-A -t [fd00:1::100]:83 -s rr -p 60 -M 64
+         -a -t [fd00:1::100]:83 -r [fd00:2::11]:83 -m
+         -a -t [fd00:1::100]:83 -r [fd00:2::12]:83 -m
+         -a -t [fd00:1::100]:83 -r [fd00:2::13]:83 -m",
+    );
+    for (number, network) in (0u16..).zip([0xa, 0xb, 0xc, 0xd]) {
+        for host in 1..=5 {
+            let from = SocketAddrV6::new(Ipv6Addr::new(0xfd00, 9, 0, network, 0, 0, 0, host), 40000, 0, 0);
+            // Newest first, and round again.
+            let server = 3 - number % 3;
+            let frame = Frame::tcp(from, vip(83), SYN);
+            let out = frame.sent(to_server(server as u8), from, at(&format!("fd00:2::1{server}"), 83));
+            redirects(&fixture, &format!("{network:x}:{host}"), CLIENTS, &frame, &out);
+        }
+    }
+    let listed = fixture.director.connections().unwrap();
+    let templates: Vec<_> = listed.iter().filter(|connection| connection.client_port == 0).collect();
+    assert_eq!((listed.len(), templates.len()), (24, 4));
+    assert!(templates.iter().any(|template| template.client == "fd00:9:0:b::".parse::<IpAddr>().unwrap()));
+    // Templates end with the connections that they control, and a minute later at most.
+    for seconds in [61_000, 61_000] {
+        fixture.wait(seconds);
+        fixture.sweep();
+    }
+    assert!(fixture.director.maps().entries().unwrap().is_empty());
+}
+
+#[test]
 fn what_cannot_go_on_says_why() {
     let mut fixture = Fixture::configured(WEB);
     fixture.ipvsadm("-A -t [fd00:1::100]:90 -s rr");
