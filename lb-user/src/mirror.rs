@@ -4,17 +4,50 @@
 //! no notifications, so a follower asks again and again. What the target refuses is named and tried again.
 //! IPVS has no counterpart.
 
-use crate::director::{Director, Result};
+use std::collections::HashSet;
+
+use crate::director::{Director, Error, Result};
 use crate::plan::{Applied, Change, plan, reach};
+use crate::table::{ServiceKey, Table};
 
 /// The changes that would make the target equal to the source; none when there is no drift.
 pub fn diff(source: &mut dyn Director, target: &mut dyn Director) -> Result<Vec<Change>> {
-    Ok(plan(&target.table()?.configured(), &source.table()?.configured()))
+    let wanted = whole(source, target, read)?;
+    Ok(plan(&target.table()?.configured(), &wanted))
 }
 
 /// Makes the target equal to the source, as far as the target can express it.
 pub fn mirror(source: &mut dyn Director, target: &mut dyn Director) -> Result<Applied> {
-    reach(source.table()?.configured(), target)
+    reach(whole(source, target, read)?, target)
+}
+
+/// How often a table is read until it is whole.
+const READS: usize = 10;
+
+fn read(source: &mut dyn Director) -> Result<Table> {
+    Ok(source.table()?.configured())
+}
+
+/// The source's table, with every service of the target's that the source still has.
+///
+/// Kernel IPVS keeps the services of all network namespaces in one list and tells it in pieces, each from the place in the
+/// list where the last one ended. Whoever changes another namespace's table in between shifts that place, and services
+/// are left out. So those that seem to be gone are asked for by name before anything is deleted.
+fn whole(
+    source: &mut dyn Director,
+    target: &mut dyn Director,
+    mut read: impl FnMut(&mut dyn Director) -> Result<Table>,
+) -> Result<Table> {
+    let known: Vec<ServiceKey> = target.services()?.iter().map(|report| report.service.key).collect();
+    for _ in 0..READS {
+        let table = read(source)?;
+        let there: HashSet<ServiceKey> = table.entries.iter().map(|entry| entry.service.key).collect();
+        let mut gone = known.iter().filter(|key| !there.contains(key));
+        if gone.all(|key| matches!(source.service(key), Err(Error::NoSuchService))) {
+            return Ok(table);
+        }
+    }
+    Err(Error::Unavailable("the table changes faster than it can be read".into()))
 }
 
 /// How often a follower reads everything: once in so many polls.
@@ -106,9 +139,8 @@ mod tests {
     use lb_common::protocol::Protocol;
 
     use super::*;
-    use crate::director::Error;
     use crate::director::memory::Memory;
-    use crate::table::{Destination, DestinationKey, Service, ServiceKey, Timeouts};
+    use crate::table::{Destination, DestinationKey, Service, Timeouts};
 
     fn web() -> ServiceKey {
         ServiceKey::Address { protocol: Protocol::Tcp, address: IpAddr::from([192, 0, 2, 1]), port: 80 }
@@ -255,6 +287,24 @@ mod tests {
         Follower::default().follow(&mut open, &mut tell, &mut wait);
         assert_eq!(told, [Err("not there".to_owned()), Ok(4)]);
         assert_eq!(turns, 4);
+    }
+
+    #[test]
+    fn a_service_that_was_left_out_of_a_listing_is_not_gone() {
+        let (mut source, mut target) = (source(), source());
+        let mut reads = 0;
+        let mut partial = |source: &mut dyn Director| {
+            reads += 1;
+            let table = read(source)?;
+            Ok(if reads < 3 { Table { entries: Vec::new(), ..table } } else { table })
+        };
+        let table = whole(&mut source, &mut target, &mut partial).unwrap();
+        assert_eq!((table.entries.len(), reads), (1, 3));
+        let never = |source: &mut dyn Director| Ok(Table { entries: Vec::new(), ..read(source)? });
+        assert!(matches!(whole(&mut source, &mut target, never), Err(Error::Unavailable(_))));
+        // One that is gone is.
+        source.delete_service(&web()).unwrap();
+        assert_eq!(whole(&mut source, &mut target, read).unwrap().entries, vec![]);
     }
 
     #[test]
