@@ -119,6 +119,11 @@ impl Side {
         super::super::shell(line);
     }
 
+    /// Whether a packet of the flow has come to a server.
+    pub fn has_served(&self, flow: &Flow) -> bool {
+        self.serving.contains_key(flow)
+    }
+
     /// Sends a packet of a flow and returns what came of it; `None` if nobody is there to answer.
     pub fn play(&mut self, flow: &Flow, event: &Event) -> Option<Outcome> {
         let (tap, packet) = if event.answer {
