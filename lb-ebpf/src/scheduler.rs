@@ -5,7 +5,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
-use lb_common::connection::{Addresses, octets};
+use lb_common::connection::Addresses;
 use lb_common::destination::DestinationId;
 use lb_common::scheduler::fo::WeightedFailOver;
 use lb_common::scheduler::lc::LeastConnections;
@@ -31,7 +31,7 @@ const ATTEMPTS: u32 = 4;
 #[inline(always)]
 pub fn schedule(service: u32, tuple: &Tuple, addresses: &Addresses) -> Option<DestinationId> {
     let (source, destination) = if tuple.is_ipv6() {
-        (address::key_v6(octets(addresses.source)), address::key_v6(octets(addresses.destination)))
+        (address::key_v6_words(addresses.source), address::key_v6_words(addresses.destination))
     } else {
         let key = |raw: u32| address::key_v4(raw.to_ne_bytes());
         (key(tuple.raw_source()), key(tuple.raw_destination()))

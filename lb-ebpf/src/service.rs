@@ -23,22 +23,28 @@ const UNPRIVILEGED: u16 = 1024;
 pub fn find(settings: SettingsRef, tuple: &Tuple, addresses: &Addresses) -> Option<u32> {
     let port = tuple.destination_port();
     let wide = settings.wide_services();
-    at(tuple, addresses, port.to_be())
-        .or_else(|| {
-            let may_be_ftp =
-                tuple.transport() == Protocol::Tcp.number() && (port == FTP_DATA || port >= UNPRIVILEGED);
-            if wide & WIDE_FTP != 0 && may_be_ftp { at(tuple, addresses, FTP.to_be()) } else { None }
-        })
-        .or_else(|| if wide & WIDE_PORTS != 0 { at(tuple, addresses, 0) } else { None })
-}
-
-#[inline(always)]
-fn at(tuple: &Tuple, addresses: &Addresses, port: u16) -> Option<u32> {
+    let may_be_ftp =
+        tuple.transport() == Protocol::Tcp.number() && (port == FTP_DATA || port >= UNPRIVILEGED);
+    let ports = [(true, port), (wide & WIDE_FTP != 0 && may_be_ftp, FTP), (wide & WIDE_PORTS != 0, 0)];
     let protocol = tuple.transport();
+    // One key for all lookups, as the stack is short.
     if tuple.is_ipv6() {
         let address = addresses.destination;
-        return maps::service_slot_ipv6(&ServiceKeyIpv6 { address, port, protocol, reserved: [0; 5] });
+        let mut key = ServiceKeyIpv6 { address, port: 0, protocol, reserved: [0; 5] };
+        for (wanted, port) in ports {
+            key.port = port.to_be();
+            if wanted && let Some(slot) = maps::service_slot_ipv6(&key) {
+                return Some(slot);
+            }
+        }
+    } else {
+        let mut key = ServiceKey { address: tuple.raw_destination(), port: 0, protocol, reserved: 0 };
+        for (wanted, port) in ports {
+            key.port = port.to_be();
+            if wanted && let Some(slot) = maps::service_slot(&key) {
+                return Some(slot);
+            }
+        }
     }
-    let address = tuple.raw_destination();
-    maps::service_slot(&ServiceKey { address, port, protocol, reserved: 0 })
+    None
 }

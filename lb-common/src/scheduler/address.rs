@@ -15,6 +15,13 @@ pub fn key_v6(address: [u8; 16]) -> u32 {
     words.iter().fold(0, |key, word| key ^ u32::from_be_bytes(*word))
 }
 
+/// [`key_v6`] of an address that was loaded natively as two words.
+#[inline(always)]
+pub const fn key_v6_words(address: [u64; 2]) -> u32 {
+    let both = u64::from_be(address[0] ^ address[1]);
+    (both >> 32) as u32 ^ both as u32
+}
+
 /// Multiplicative hashing: the upper `bits` (1 to 32) of the key times 2^32 over the golden ratio.
 #[doc(alias = "hash_32")]
 #[inline(always)]

@@ -84,6 +84,8 @@ mod tests {
     fn ipv6_folds_into_the_same_hash() {
         let address: core::net::Ipv6Addr = "1:2:0:30:400::9".parse().unwrap();
         assert_eq!(address::key_v6(address.octets()), 0x0001_0002 ^ 0x0000_0030 ^ 0x0400_0000 ^ 0x0000_0009);
+        let words = zerocopy::transmute!(address.octets());
+        assert_eq!(address::key_v6_words(words), address::key_v6(address.octets()));
         let mapped: core::net::Ipv6Addr = "::10.0.0.2".parse().unwrap();
         assert_eq!(bucket(address::key_v6(mapped.octets()), 0), 137);
     }

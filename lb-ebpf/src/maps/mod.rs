@@ -159,7 +159,23 @@ impl Scratch {
     #[inline(always)]
     pub fn keep<const IPV6: bool>(&mut self, packet: Packet) -> Packet {
         // SAFETY: a live place for a plain value.
-        unsafe { write_volatile(&mut self.packet, packet) };
+        macro_rules! store {
+            ($($($field:ident).+),+) => {
+                // Field by field, so that no copy is made on the stack.
+                unsafe { $(write_volatile(&mut self.packet.$($field).+, packet.$($field).+);)+ }
+            };
+        }
+        store!(
+            tuple.addresses,
+            tuple.ports,
+            tuple.protocol,
+            network,
+            transport,
+            length,
+            service_type,
+            tcp_flags,
+            time_to_live
+        );
         self.kept::<IPV6>()
     }
 
