@@ -158,10 +158,10 @@ impl Scratch {
     /// other.
     #[inline(always)]
     pub fn keep<const IPV6: bool>(&mut self, packet: Packet) -> Packet {
-        // SAFETY: a live place for a plain value.
         macro_rules! store {
             ($($($field:ident).+),+) => {
                 // Field by field, so that no copy is made on the stack.
+                // SAFETY: live places for plain values.
                 unsafe { $(write_volatile(&mut self.packet.$($field).+, packet.$($field).+);)+ }
             };
         }
