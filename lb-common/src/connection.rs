@@ -356,6 +356,20 @@ pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: b
     settled && !(out && flags & NO_OUTPUT != 0)
 }
 
+/// Whether an entry that lives gives way to a new connection when there is no room: what is not established yet, or is
+/// closed; and a template that nothing has confirmed and that controls no connection. Datagrams' flows are none of these.
+#[inline(always)]
+pub const fn is_expendable(entry: &Entry) -> bool {
+    if entry.role == TEMPLATE {
+        return entry.state != state::ASSURED && entry.controls() == 0;
+    }
+    let tcp = entry.tuple().transport() == Protocol::Tcp.number();
+    let sctp = entry.tuple().transport() == Protocol::Sctp.number();
+    // NONE, SYN_SENT, SYN_RECV, TIME_WAIT, CLOSE, SYNACK; everything before ESTABLISHED, REJECTED, CLOSED.
+    (tcp && 1 << (entry.state & 31) & 0b100_0110_1101u32 != 0)
+        || (sctp && 1 << (entry.state.wrapping_sub(state::SCTP) & 31) & 0b11_0000_1111_1111u32 != 0)
+}
+
 /// The tag of an entry that no lookup is to find, in a slot of a set: unlike all others it is even.
 #[inline(always)]
 pub const fn unfindable(slot: usize) -> u32 {
@@ -462,6 +476,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn half_open_and_closed_connections_are_expendable() {
+        let names = |protocol, states: core::ops::Range<u8>| -> std::vec::Vec<&str> {
+            let entry = |state| Entry { protocol, state, ..Entry::new_zeroed() };
+            states.filter(|state| is_expendable(&entry(*state))).map(state::name).collect()
+        };
+        assert_eq!(names(6, 0..11), ["NONE", "SYN_SENT", "SYN_RECV", "TIME_WAIT", "CLOSE", "SYNACK"]);
+        assert_eq!(
+            names(132, state::SCTP..state::SCTP + 14),
+            [
+                "NONE",
+                "INIT1",
+                "INIT",
+                "C-SENT",
+                "C-REPLIED",
+                "C-WAIT",
+                "COOKIE",
+                "C-ECHOED",
+                "REJECTED",
+                "CLOSED"
+            ]
+        );
+        assert!(names(17, state::UDP..state::UDP + 1).is_empty());
+        let mut template = Entry { role: TEMPLATE, protocol: !6, ..Entry::new_zeroed() };
+        assert!(is_expendable(&template));
+        template.link[CONTROLS] = 1;
+        assert!(!is_expendable(&template));
+        assert!(!is_expendable(&Entry { state: state::ASSURED, link: [0; 3], ..template }));
     }
 
     #[test]

@@ -24,5 +24,6 @@ pub mod service;
 pub mod settings;
 pub mod stats;
 pub mod sync;
+pub mod sysctl;
 pub mod tunnel;
 pub mod tuple;

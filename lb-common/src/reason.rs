@@ -101,12 +101,17 @@ reasons! {
     ExtensionHeaders = 23, "extension-headers", Pass;
     /// Of two IPv6 flows that look alike to the connection table, which happens once in thousands of millions, the later.
     LooksAlike = 24, "looks-alike", Drop;
+    /// One of so many new connections that drop_packet refuses.
+    DropPacket = 25, "drop-packet", Drop;
 }
+
+/// The place among the counters of reasons where connections are counted that gave way to new ones: no packet's end.
+pub const GAVE_WAY: usize = REASON_SLOTS - 1;
 
 /// Room for reason counters in the maps; more than there are reasons, so that a new one moves nothing.
 pub const REASON_SLOTS: usize = 64;
 
-const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
+const _: () = assert!(Reason::ALL.len() < REASON_SLOTS);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::protocol::state;
+use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
 pub const LAYOUT: u32 = 1;
@@ -44,8 +45,8 @@ pub struct Settings {
     pub destinations: u32,
     /// CPUs that counters have room for.
     pub cpus: u32,
-    /// Sysctl `conn_reuse_mode`: bit 0, a SYN for a closed connection makes a new one.
-    pub reuse_mode: u32,
+    /// New connections that `drop_packet` has looked at.
+    pub drop_turn: u32,
     /// The tick at which the sweep last ran.
     pub swept_at: u32,
     /// The set that the sweep goes on with.
@@ -66,10 +67,8 @@ pub struct Settings {
     pub estimator_turn: u32,
     /// [`WIDE_FTP`] and [`WIDE_PORTS`]: which services take more than one port.
     pub wide_services: u32,
-    /// Sysctl `expire_quiescent_template`: not 0, a template serves no more when its destination has weight 0.
-    pub expire_quiescent_template: u32,
-    /// Sysctl `pmtu_disc`: not 0, and what goes around a packet that must not be fragmented must not be either.
-    pub pmtu_disc: u32,
+    /// The sysctls, by their numbers.
+    pub sysctls: [u32; SYSCTL_SLOTS],
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
     /// A bit for the hash of every virtual address and every address of a destination: a packet between two
@@ -92,7 +91,7 @@ impl Settings {
             set_mask: 0,
             destinations: 0,
             cpus: 0,
-            reuse_mode: 1,
+            drop_turn: 0,
             swept_at: 0,
             sweep_position: 0,
             sweep_stride: 1,
@@ -103,8 +102,7 @@ impl Settings {
             revision: 0,
             estimator_turn: 0,
             wide_services: 0,
-            expire_quiescent_template: 0,
-            pmtu_disc: 1,
+            sysctls: sysctl::DEFAULTS,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_BITS / 64],
         }

@@ -35,13 +35,13 @@ fn take_over(context: &XdpContext) -> Option<Adopted> {
         connection::remove_dead(&tuple, now);
     }
     let destination = DestinationRef::at(wanted.destination)?;
-    let Scratch { client_side: entry, server_side: answer, client_addresses, .. } = maps::scratch().ok()?;
+    let Scratch { client_side: entry, client_addresses, .. } = maps::scratch().ok()?;
     *entry = Entry {
         state: wanted.state,
         flags: wanted.flags,
         ..client_side(settings, &tuple, client_addresses, wanted.destination, destination, wanted.port, now)
     };
-    match store(settings, entry, answer, now.wrapping_add(wanted.lifetime), now) {
+    match store(now.wrapping_add(wanted.lifetime), now) {
         Inserted::Stored => {}
         Inserted::Exists => return Some(Adopted::Known),
         Inserted::Full => return Some(Adopted::Failed),

@@ -9,6 +9,7 @@ use lb_common::packet::{self, Family, Packet};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
+use lb_common::sysctl::Sysctl;
 use lb_common::tuple::Tuple;
 
 use crate::connection::{self, Found};
@@ -169,8 +170,13 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     if entry.role == CLIENT_SIDE {
         if is_opening(&packet)
             && entry.template == 0
-            && rules::gives_way(entry.state, entry.flags, settings.reuse_mode())
+            && rules::gives_way(entry.state, entry.flags, settings.sysctl(Sysctl::ConnReuseMode))
         {
+            connection::remove(&tuple);
+            return unknown::<IPV6>(context, settings, &packet, scratch, now);
+        }
+        let abandons = settings.sysctl(Sysctl::ExpireNodestConn) != 0;
+        if abandons && (!available || is_opening(&packet) && destination.weight() == 0) {
             connection::remove(&tuple);
             return unknown::<IPV6>(context, settings, &packet, scratch, now);
         }

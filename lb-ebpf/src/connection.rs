@@ -9,11 +9,13 @@
 use lb_common::connection::{
     self, ALTERNATES, Addresses, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, SERVER_SIDE, TEMPLATE, WAYS,
 };
+use lb_common::destination::AVAILABLE;
 use lb_common::persistence::assures;
+use lb_common::reason::GAVE_WAY;
 use lb_common::tuple::Tuple;
 
 use crate::machine::opaque;
-use crate::maps::{AddressesRef, DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
+use crate::maps::{self, AddressesRef, DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
 use crate::persistence;
 
 /// An entry that was found: where it lies.
@@ -226,13 +228,26 @@ pub extern "C" fn connection_find_displaced(
 
 /// How an insertion ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Inserted {
     /// The entry is in the table.
-    Stored,
+    Stored = PUT_STORED,
     /// Another CPU was faster with the same flow.
-    Exists,
+    Exists = PUT_EXISTS,
     /// The home set and all its alternates are full.
-    Full,
+    Full = PUT_FULL,
+}
+
+impl Inserted {
+    /// The reverse of `as u32`.
+    #[inline(always)]
+    pub fn from(number: u32) -> Self {
+        match number {
+            PUT_STORED => Self::Stored,
+            PUT_EXISTS => Self::Exists,
+            _ => Self::Full,
+        }
+    }
 }
 
 const PUT_STORED: u32 = 0;
@@ -292,6 +307,75 @@ pub fn insert(entry: &mut Entry, settings: SettingsRef, deadline: u32) -> Insert
     }
     set.add_displaced(-1);
     Inserted::Full
+}
+
+/// Sees to it that a flow's entry finds room: if its home set and all alternates are full, one that is half-open or
+/// closed gives way; with `one_more` also if a place is free. Whether there is room now.
+#[inline(always)]
+pub fn make_room(tuple: &Tuple, settings: SettingsRef, now: u32, one_more: bool) -> bool {
+    let home = home(tuple, settings);
+    let victim = connection_victim(home.tag, home.set, now, one_more.into());
+    victim == VACANT || victim != NOBODY && connection_give_way(victim, now) != 0
+}
+
+const NOBODY: u32 = 0;
+const VACANT: u32 = u32::MAX;
+
+/// The place of the entry that gives way to one of this home: in the first of its sets that has any, the one that has
+/// the shortest time left. [`VACANT`] if a place is free already (with `one_more` only if nothing may give way),
+/// [`NOBODY`] if all are to stay.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_victim(tag: u32, home: u32, now: u32, one_more: u32) -> u32 {
+    let Ok(settings) = settings() else { return NOBODY };
+    let mut none = NOBODY;
+    for step in 0..=ALTERNATES {
+        let number = Home { tag, set: home }.alternate(step, settings.set_mask());
+        let victim = connection_victim_of(number, now);
+        if victim == VACANT && one_more != 0 {
+            none = VACANT;
+        } else if victim != NOBODY {
+            return victim;
+        }
+    }
+    none
+}
+
+/// [`connection_victim`], of one set.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_victim_of(number: u32, now: u32) -> u32 {
+    let Some(set) = SetRef::at(number) else { return NOBODY };
+    let (mut victim, mut left) = (NOBODY, i32::MAX);
+    for slot in 0..WAYS {
+        if set.tag(slot) == 0 {
+            return VACANT;
+        }
+        let its = set.deadline(slot).wrapping_sub(now) as i32;
+        if its < left && connection::is_expendable(&set.entry(slot).copy()) {
+            (victim, left) = (Entry::place(number, slot), its);
+        }
+    }
+    victim
+}
+
+/// Removes the connection or template of the entry at a place, and counts that.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_give_way(place: u32, now: u32) -> u32 {
+    let Some(Found { set, slot, .. }) = Found::at(place) else { return 0 };
+    let entry = set.locked(|| set.entry(slot).copy());
+    let gone = if entry.role == TEMPLATE {
+        set.set_deadline(slot, now);
+        persistence::persistence_expire(place, now)
+    } else {
+        let tuple = if entry.role == CLIENT_SIDE { entry.tuple() } else { entry.twin() };
+        connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 0, now)
+    };
+    if gone != 0 {
+        maps::count_at(GAVE_WAY);
+    }
+    gone
 }
 
 /// When an entry may be taken out.
@@ -478,6 +562,25 @@ pub fn remember_hop(found: Found, entry: &Entry) {
         // State and flags may have moved on since the copy was made.
         place.store(&Entry { state: now.state, flags: now.flags, ..*entry });
     }
+}
+
+/// Deletes connections of deleted destinations in one set; called by the sweep where `expire_nodest_conn` says so.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_abandon(number: u32) -> u32 {
+    let Some(set) = SetRef::at(number) else { return 0 };
+    for slot in 0..WAYS {
+        let place = set.entry(slot);
+        if set.tag(slot) == 0 || place.role() != CLIENT_SIDE {
+            continue;
+        }
+        let entry = set.locked(|| place.copy());
+        let destination = DestinationRef::at(entry.destination);
+        if destination.is_some_and(|destination| destination.status() & AVAILABLE == 0) {
+            remove(&entry.tuple());
+        }
+    }
+    1
 }
 
 /// Deletes what is dead in one set; called by the sweep.

@@ -5,7 +5,8 @@
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
 use lb_common::connection::{
-    self as rules, Addresses, Advance, CLIENT_SIDE, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE, no_hop,
+    self as rules, Addresses, Advance, CLIENT_SIDE, DISPLACED, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE,
+    no_hop,
 };
 use lb_common::forward::{ForwardingMethod, translation, translation_ipv6};
 use lb_common::packet::Packet;
@@ -13,6 +14,7 @@ use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::service::flags;
 use lb_common::settings::Program;
+use lb_common::sysctl::Sysctl;
 use lb_common::tuple::{Tuple, handle};
 
 use crate::connection::{self, Inserted};
@@ -41,16 +43,19 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let seen = &scratch.client_addresses;
     let slot = service::find(settings, &tuple, seen).ok_or(Reason::NoService)?;
     let service = ServiceRef::at(slot).ok_or(Reason::Internal)?;
-    if tuple.transport() == Protocol::Tcp.number() && packet.tcp_flags & (SYN | RST) != SYN {
+    if tuple.transport() == Protocol::Tcp.number() && !opens(settings, packet.tcp_flags) {
         return Err(Reason::NoConnection);
     }
     if tuple.source_port() == FTP_DATA {
         return Err(Reason::SourcePort20);
     }
+    if is_refused(settings) {
+        return Err(Reason::DropPacket);
+    }
     let once = is_once(service, &tuple);
     let Choice { destination: id, template } = choose(slot, service, &tuple, seen, !once, now)?;
     let destination = DestinationRef::at(id).ok_or(Reason::Internal)?;
-    let Scratch { client_side: entry, server_side: answer, client_addresses, server_addresses, .. } = scratch;
+    let Scratch { client_side: entry, client_addresses, server_addresses, .. } = scratch;
     if IPV6 {
         client_addresses.other = destination.address_ipv6();
         *server_addresses = client_addresses.twin(CLIENT_SIDE);
@@ -66,7 +71,10 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         forward::resolve(context, settings, &packet, entry, client_addresses, now)
     };
     let deadline = now.wrapping_add(settings.timeout(entry.state));
-    let stored = if once { Inserted::Stored } else { store(settings, entry, answer, deadline, now) };
+    let mut stored = if once { Inserted::Stored } else { store(deadline, now) };
+    if stored == Inserted::Full && make_room(settings, entry, now) {
+        stored = store(deadline, now);
+    }
     if stored != Inserted::Stored {
         persistence::release(entry.template);
         // Another CPU was faster with a packet of the same flow: this one finds the connection now.
@@ -85,6 +93,23 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         Ok(()) => forward::send(context, &packet, entry, client_addresses),
         Err(why) => forward::without_hop(context, &packet, entry, client_addresses, why),
     }
+}
+
+/// Whether a TCP segment with these flags may make a connection.
+#[inline(always)]
+fn opens(settings: SettingsRef, tcp_flags: u8) -> bool {
+    let sloppy = settings.sysctl(Sysctl::SloppyTcp) != 0;
+    tcp_flags & RST == 0 && (sloppy || tcp_flags & SYN != 0)
+}
+
+/// Whether `drop_packet` refuses this new connection: the first of every `am_droprate`.
+#[inline(always)]
+fn is_refused(settings: SettingsRef) -> bool {
+    if settings.sysctl(Sysctl::DropPacket) == 0 {
+        return false;
+    }
+    let rate = settings.sysctl(Sysctl::AmDroprate);
+    rate <= 1 || settings.take_drop_turn().is_multiple_of(rate)
 }
 
 /// Whether a packet is a connection of its own, of which nothing is kept: one-packet scheduling, UDP only.
@@ -134,23 +159,38 @@ fn port(service: ServiceRef, tuple: &Tuple, destination: u16) -> u16 {
 
 /// Stores both sides of a connection, or none.
 #[inline(always)]
-pub fn store(
-    settings: SettingsRef,
-    entry: &mut Entry,
-    answer: &mut Entry,
-    deadline: u32,
-    now: u32,
-) -> Inserted {
+pub fn store(deadline: u32, now: u32) -> Inserted {
+    Inserted::from(open_store(deadline, now))
+}
+
+/// [`store`], once for all: the client side lies in the scratch room, where this makes the other.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn open_store(deadline: u32, now: u32) -> u32 {
+    let (Ok(settings), Ok(Scratch { client_side: entry, server_side: answer, .. })) =
+        (maps::settings(), maps::scratch())
+    else {
+        return Inserted::Full as u32;
+    };
+    entry.flags &= !DISPLACED;
     let stored = connection::insert(entry, settings, deadline);
     if stored != Inserted::Stored || !entry.has_twin() {
-        return stored;
+        return stored as u32;
     }
     *answer = answer_to(entry, now);
     if connection::insert(answer, settings, deadline) == Inserted::Full {
         connection::abandon(&entry.tuple());
-        return Inserted::Full;
+        return Inserted::Full as u32;
     }
-    Inserted::Stored
+    Inserted::Stored as u32
+}
+
+/// Makes room for both sides of a new connection.
+#[inline(always)]
+fn make_room(settings: SettingsRef, entry: &Entry, now: u32) -> bool {
+    // A place that is free for the one may be the only one that is free for the other.
+    connection::make_room(&entry.tuple(), settings, now, false)
+        && (!entry.has_twin() || connection::make_room(&entry.twin(), settings, now, true))
 }
 
 /// The client side of a new connection.

@@ -9,6 +9,7 @@ use lb_common::destination::DestinationId;
 use lb_common::persistence::{EXTENSION, INVALID_PORT, Kind, network_ipv6, serves};
 use lb_common::protocol::state;
 use lb_common::reason::Reason;
+use lb_common::sysctl::Sysctl;
 use lb_common::tuple::{Tuple, handle};
 
 use crate::connection::{self, Found, Inserted};
@@ -62,8 +63,13 @@ pub fn choose(
     let mut claimed = persistence_claim(service, addresses, ports, word, now);
     if claimed == NOBODY {
         let id = scheduler::schedule(service, tuple, seen).ok_or(Reason::NoDestination)?;
-        if persistence_make(service, addresses, ports, protocol.into(), id) == 0 {
-            return Err(Reason::TableFull);
+        let make = || persistence_make(service, addresses, ports, protocol.into(), id) != 0;
+        if !make() {
+            let (settings, service) = (settings()?, ServiceRef::at(service).ok_or(Reason::Internal)?);
+            let key = key(settings, service, tuple, client_network(service, seen));
+            if !connection::make_room(&key, settings, now, false) || !make() {
+                return Err(Reason::TableFull);
+            }
         }
         claimed = persistence_claim(service, addresses, ports, word, now);
     }
@@ -89,7 +95,11 @@ pub extern "C" fn persistence_claim(service: u32, addresses: u64, ports: u32, wo
     let Some(found) = connection::find(&key, home) else { return NOBODY };
     let id = found.entry().destination();
     let Some(destination) = DestinationRef::at(id) else { return NOBODY };
-    let valid = serves(destination.status(), destination.weight(), settings.expire_quiescent_template() != 0);
+    let valid = serves(
+        destination.status(),
+        destination.weight(),
+        settings.sysctl(Sysctl::ExpireQuiescentTemplate) != 0,
+    );
     let extension = EXTENSION.wrapping_mul(settings.ticks_per_second());
     let (set, slot) = (found.set, found.slot);
     let outcome = set.locked(|| {

@@ -9,6 +9,8 @@ use core::ptr::addr_of_mut;
 use aya_ebpf::bindings::bpf_timer;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start};
 
+use lb_common::sysctl::Sysctl;
+
 use crate::maps::{SWEEPER, Sweeper, settings};
 use crate::{clock, connection, stats};
 
@@ -73,7 +75,11 @@ extern "C" fn visit_set(index: u32, slice: *mut Slice) -> i64 {
     // SAFETY: `visit` passes a live slice.
     let (first, now) = unsafe { ((*slice).first, (*slice).now) };
     if let Ok(settings) = settings() {
-        connection::connection_sweep_set(first.wrapping_add(index) & settings.set_mask(), now);
+        let set = first.wrapping_add(index) & settings.set_mask();
+        connection::connection_sweep_set(set, now);
+        if settings.sysctl(Sysctl::ExpireNodestConn) != 0 {
+            connection::connection_abandon(set);
+        }
     }
     0
 }

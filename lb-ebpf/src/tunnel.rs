@@ -11,6 +11,7 @@ use lb_common::connection::Entry;
 use lb_common::forward::take_hop;
 use lb_common::packet::{Frame, IPV4, Packet};
 use lb_common::reason::Reason;
+use lb_common::sysctl::Sysctl;
 use lb_common::tunnel::{self as rules, Family, Inner, Tunnel};
 
 use crate::forward::{self, Verdict};
@@ -59,7 +60,7 @@ fn take(context: &XdpContext, settings: SettingsRef, packet: &Packet) -> Result<
         length: packet.length,
         service_type: packet.service_type,
         time_to_live: packet.time_to_live - 1,
-        dont_fragment: dont_fragment && settings.pmtu_disc() != 0,
+        dont_fragment: dont_fragment && settings.sysctl(Sysctl::PmtuDisc) != 0,
     })
 }
 

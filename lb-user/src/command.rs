@@ -100,6 +100,12 @@ enum Own {
         #[arg(long)]
         all: bool,
     },
+    /// Set IPVS's sysctls for the packet program, by the kernel's names; without any, list them with what they do.
+    Set {
+        /// The sysctls, such as `conn_reuse_mode=0`.
+        #[arg(value_name = "NAME=VALUE")]
+        settings: Vec<String>,
+    },
     /// Make kernel IPVS's table equal to the XDP director's, or the other way, once.
     ///
     /// Prints each change as ipvsadm's rule, and names on stderr what the target cannot do. Exit status: 0 when the tables
@@ -355,6 +361,7 @@ fn own(arguments: &[OsString]) -> Result<u8> {
             manual::write_completion(&mut to, !ipvsadm)?;
         }
         Own::Status { all } => status::write(&mut to, all).context("cannot show the status")?,
+        Own::Set { settings } => set(&settings, &mut to)?,
         Own::Mirror { side } => return follow::mirror_once(side.direction(), &mut to),
         Own::Adopt => return takeover::adopt(&mut to),
         Own::HandOver => return takeover::hand_over_all(&mut to),
@@ -365,6 +372,23 @@ fn own(arguments: &[OsString]) -> Result<u8> {
     }
     to.flush()?;
     Ok(0)
+}
+
+/// Sets sysctls, or lists them.
+fn set(settings: &[String], to: &mut dyn Write) -> Result<()> {
+    let mut director = open_xdp()?;
+    for setting in settings {
+        let (name, value) = setting.split_once('=').with_context(|| format!("{setting}: not NAME=VALUE"))?;
+        let value = value.trim().parse().with_context(|| format!("{setting}: {value:?} is not a number"))?;
+        director.set_sysctl(name.trim(), value)?;
+    }
+    if settings.is_empty() {
+        for (sysctl, value) in director.sysctls()? {
+            let text = format!("{} = {value}", sysctl.name());
+            writeln!(to, "{text:<32} {}", sysctl.explanation())?;
+        }
+    }
+    Ok(())
 }
 
 fn attach(interfaces: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Result<()> {

@@ -40,6 +40,10 @@ pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
     writeln!(to, "destinations  {destinations} of {}", maps.destinations.count())?;
     writeln!(to, "connections   {} entries of {room}, {displaced} displaced", entries.len())?;
 
+    if maps.gave_way() > 0 {
+        writeln!(to, "{:<12}  {} half-open or closed ones gave way to new ones", "", maps.gave_way())?;
+    }
+
     let reasons = maps.reasons().into_iter().filter(|(_, count)| all || *count > 0);
     for (position, (reason, count)) in reasons.enumerate() {
         if position == 0 {

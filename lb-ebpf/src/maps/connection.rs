@@ -207,6 +207,13 @@ impl EntryRef {
         unsafe { read_volatile(addr_of!((*self.0).destination)) }
     }
 
+    /// The role.
+    #[inline(always)]
+    pub fn role(self) -> u8 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).role)) }
+    }
+
     /// The flags.
     #[inline(always)]
     pub fn flags(self) -> u8 {

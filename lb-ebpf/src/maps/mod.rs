@@ -233,11 +233,17 @@ pub struct Sweeper {
 /// Counts a packet that was not forwarded.
 #[inline(always)]
 pub fn count(reason: Reason) {
+    count_at(reason as usize);
+}
+
+/// Counts at a place among the reasons.
+#[inline(always)]
+pub fn count_at(place: usize) {
     if let Some(counters) = REASONS.get_ptr_mut(cpu()) {
         // SAFETY: the element has room for every reason; only this CPU writes it.
         unsafe {
             // Hidden, because the compiler knows which reasons there are and would leave the mask out.
-            let slot = opaque(reason as u64) as usize & (REASON_SLOTS - 1);
+            let slot = opaque(place as u64) as usize & (REASON_SLOTS - 1);
             let counter = addr_of_mut!((*counters)[slot]);
             write_volatile(counter, read_volatile(counter).wrapping_add(1));
         }

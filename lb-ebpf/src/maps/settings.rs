@@ -4,8 +4,10 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use lb_common::reason::Reason;
 use lb_common::settings::Settings;
+use lb_common::sysctl::Sysctl;
 
 use super::SETTINGS;
+use crate::machine;
 
 /// The settings, read field by field: user space may write them at any time.
 #[derive(Clone, Copy)]
@@ -31,10 +33,7 @@ impl SettingsRef {
         clock_offset,
         set_mask,
         destinations,
-        reuse_mode,
-        expire_quiescent_template,
         wide_services,
-        pmtu_disc,
         ticks_per_second,
         sweep_position,
         sweep_stride,
@@ -48,6 +47,20 @@ impl SettingsRef {
     pub fn seed(self) -> u64 {
         // SAFETY: as above.
         unsafe { read_volatile(addr_of!((*self.0).seed)) }
+    }
+
+    /// The value of a sysctl.
+    #[inline(always)]
+    pub fn sysctl(self, sysctl: Sysctl) -> u32 {
+        // SAFETY: as above; every sysctl has a place.
+        unsafe { read_volatile(addr_of!((*self.0).sysctls[sysctl as usize])) }
+    }
+
+    /// Counts a new connection that `drop_packet` looks at, and tells how many came before.
+    #[inline(always)]
+    pub fn take_drop_turn(self) -> u32 {
+        // SAFETY: an aligned word of a live map element, changed by atomic operations alone but for user space's zeroing.
+        unsafe { machine::add(addr_of_mut!((*self.0).drop_turn), 1) }
     }
 
     /// The timeout of a connection state in ticks.

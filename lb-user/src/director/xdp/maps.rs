@@ -13,7 +13,7 @@ use aya_obj::programs::XdpAttachType;
 use lb_common::connection::{AddressSet, Addresses, Adopted, Adoption, Entry, Set, WAYS};
 use lb_common::destination::{CounterLine, Counters, Destination, DestinationId};
 use lb_common::protocol::{state, tcp};
-use lb_common::reason::{REASON_SLOTS, Reason};
+use lb_common::reason::{GAVE_WAY, REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{LAYOUT, Settings};
 use lb_common::stats::{Estimator, Rates};
@@ -266,13 +266,20 @@ impl Maps {
 
     /// How often each reason was met, on all CPUs.
     pub fn reasons(&self) -> Vec<(Reason, u64)> {
-        let total = |reason: &Reason| {
-            (0..self.reasons.count())
-                .filter_map(|cpu| self.reasons.read(cpu))
-                .map(|counters| counters[*reason as usize])
-                .fold(0u64, u64::wrapping_add)
-        };
-        Reason::ALL.iter().map(|reason| (*reason, total(reason))).collect()
+        Reason::ALL.iter().map(|reason| (*reason, self.counted_at(*reason as usize))).collect()
+    }
+
+    /// How many connections gave way to new ones that had no room.
+    pub fn gave_way(&self) -> u64 {
+        self.counted_at(GAVE_WAY)
+    }
+
+    /// The sum over all CPUs at a place among the reasons.
+    fn counted_at(&self, place: usize) -> u64 {
+        (0..self.reasons.count())
+            .filter_map(|cpu| self.reasons.read(cpu))
+            .map(|counters| counters[place])
+            .fold(0u64, u64::wrapping_add)
     }
 
     /// A program that is there for user space to run.

@@ -19,6 +19,7 @@ pub mod routing;
 pub mod service;
 mod set;
 pub mod sizes;
+mod sysctl;
 
 use std::fs::File;
 use std::mem::offset_of;

@@ -297,6 +297,7 @@ fn host_and_program_agree_on_random_frames() {
     // The frames have been where they should: everywhere that this table and these routes lead to.
     let elsewhere = [
         Reason::TableFull,
+        Reason::DropPacket,
         Reason::ForwardingDisabled,
         Reason::NestedVlan,
         Reason::Internal,

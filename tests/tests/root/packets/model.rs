@@ -20,6 +20,7 @@ use lb_common::scheduler::wlc::WeightedLeastConnections;
 use lb_common::scheduler::wrr::{Ladder, WeightedRoundRobin};
 use lb_common::scheduler::{Candidate, Cursor, Scheduler, address, dh, mh, run, sh};
 use lb_common::settings::Settings;
+use lb_common::sysctl::Sysctl;
 use lb_common::tuple::Tuple;
 
 use super::fixture::{Action, Counted, Outcome};
@@ -214,7 +215,14 @@ impl Model {
         let out = client_side != tuple;
         let connection = self.connections[&client_side];
         let opening = tuple.protocol == TCP && packet.tcp_flags & SYN != 0;
-        if !out && opening && rules::gives_way(connection.state, connection.flags, self.settings.reuse_mode) {
+        if !out
+            && opening
+            && rules::gives_way(
+                connection.state,
+                connection.flags,
+                self.settings.sysctls[Sysctl::ConnReuseMode as usize],
+            )
+        {
             self.remove(&client_side);
             return self.unknown(frame, &packet);
         }

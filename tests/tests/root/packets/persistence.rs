@@ -3,7 +3,6 @@
 use std::net::SocketAddrV4;
 
 use lb_common::reason::Reason;
-use lb_common::settings::Settings;
 use xipvs::director::Director;
 
 use super::fixture::{Action, CLIENTS, Fixture, SERVERS, TO_CLIENT, VIP, client, server};
@@ -186,8 +185,7 @@ fn templates_serve_at_weight_zero_and_when_overloaded() {
     assert_eq!(connect(&fixture, host(3, 40000)), 1);
     // Unless a sysctl says that a template of weight 0 serves no more.
     fixture.ipvsadm("-e -t 192.168.1.100:80 -r 10.0.0.12:8080 -m -w 0");
-    let offset = std::mem::offset_of!(Settings, expire_quiescent_template);
-    fixture.director.maps().settings.store_u32(0, offset, 1);
+    fixture.director.set_sysctl("expire_quiescent_template", 1).unwrap();
     assert_eq!(connect(&fixture, host(1, 40003)), 1);
     lists(
         &mut fixture,
@@ -336,7 +334,12 @@ fn templates_find_no_room_in_a_full_table() {
     fixture.ipvsadm("-A -t 192.168.1.100:80 -s rr -p 300");
     fixture.ipvsadm("-a -t 192.168.1.100:80 -r 10.0.0.11:80 -g");
     let reasons: Vec<_> = (0..200)
-        .map(|number| fixture.send(CLIENTS, &Frame::tcp(host(number, 40000), VIP, SYN).bytes()).reason)
+        .map(|number| {
+            let send =
+                |flags| fixture.send(CLIENTS, &Frame::tcp(host(number, 40000), VIP, flags).bytes()).reason;
+            // Established, so that nothing of it gives way.
+            send(SYN).or_else(|| send(ACK))
+        })
         .collect();
     let opened = reasons.iter().filter(|reason| reason.is_none()).count();
     assert!(reasons.iter().all(|reason| matches!(reason, None | Some(Reason::TableFull))));
@@ -345,7 +348,7 @@ fn templates_find_no_room_in_a_full_table() {
     let entries = fixture.director.maps().entries().unwrap().len();
     assert_eq!((entries, persistent(&mut fixture)), (opened + templates, vec![templates as u32]));
     // All of it goes, those that control nothing first.
-    fixture.wait(301_000);
+    fixture.wait(901_000);
     fixture.sweep();
     fixture.wait(61_000);
     fixture.sweep();

@@ -3,9 +3,6 @@
 //! The cells are typed from the specification, not taken from `lb-common`. NONE is left by the first packet alone;
 //! LAST_ACK, LISTEN and (without `secure_tcp`) SYNACK nothing leads to.
 
-use std::mem::offset_of;
-
-use lb_common::settings::Settings;
 use xipvs::director::xdp::maps::TableEntry;
 
 use super::fixture::{CLIENTS, Fixture, SERVERS, VIP, client, server};
@@ -115,7 +112,7 @@ fn check(method: &str, rows: &[Row], event: fn(u8) -> Segment) {
     let mut fixture = Fixture::configured("-A -t 192.168.1.100:80 -s rr");
     fixture.ipvsadm(&format!("-a -t 192.168.1.100:80 -r 10.0.0.11:80 {method}"));
     // So that a SYN goes into the table whatever the state, and does not make a new connection.
-    fixture.director.maps().settings.store_u32(0, offset_of!(Settings, reuse_mode), 0);
+    fixture.director.set_sysctl("conn_reuse_mode", 0).unwrap();
     let answers_from = if method == "-m" { server(1, 80) } else { VIP };
     let mut port = 40000;
     let mut wanted = (0, 0);

@@ -1,11 +1,9 @@
 //! Tunnels: every byte of the headers around a packet, steady and not, and what is too large for the way.
 
-use std::mem::offset_of;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use etherparse::{IpNumber, Ipv4Header, UdpHeader};
 use lb_common::reason::Reason;
-use lb_common::settings::Settings;
 
 use super::fixture::{Action, CLIENTS, Counted, Expected, Fixture, TO_VLAN, VIP, client, server, to_server};
 use super::frame::{ACK, Change, Frame, PSH, SYN};
@@ -182,7 +180,7 @@ fn what_may_be_fragmented_has_an_identification() {
         assert_eq!(outer, wanted);
     }
     // Without path MTU discovery the outer packet may always be.
-    fixture.director.maps().settings.store_u32(0, offset_of!(Settings, pmtu_disc), 0);
+    fixture.director.set_sysctl("pmtu_disc", 0).unwrap();
     let out = fixture.send(CLIENTS, &Frame::tcp(client(40001), VIP, SYN).bytes());
     assert!(!Ipv4Header::from_slice(&out.bytes[14..]).unwrap().0.dont_fragment);
     let _ = fixture.counted();

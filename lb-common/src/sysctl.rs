@@ -1,0 +1,94 @@
+//! IPVS's sysctls that the packet program has, by the kernel's names and with its defaults.
+//!
+//! Their values are words of the settings map; `xipvs set` changes them. What IPVS has and this has not is named
+//! by the director, with the reason. IPVS counterpart: `vs_vars` in `ip_vs_ctl.c`.
+
+macro_rules! sysctls {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal, $default:literal, [$($allowed:literal),*];)+) => {
+        /// A sysctl.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Sysctl {
+            $($(#[doc = $doc])+ $variant = $number,)+
+        }
+
+        impl Sysctl {
+            /// Every sysctl, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The kernel's name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// The kernel's default.
+            pub const fn default_value(self) -> u32 {
+                match self {
+                    $(Self::$variant => $default,)+
+                }
+            }
+
+            /// The values that it can have; any if there are none here.
+            pub const fn allowed(self) -> &'static [u32] {
+                match self {
+                    $(Self::$variant => &[$($allowed),*],)+
+                }
+            }
+
+            /// What it does, in a sentence.
+            pub const fn explanation(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+sysctls! {
+    /// With drop_packet, one of so many new connections is refused.
+    AmDroprate = 0, "am_droprate", 10, [];
+    /// 1: a SYN for a closed connection makes a new one; 2 or 3: also for one in FIN_WAIT of which no answer was seen.
+    ConnReuseMode = 1, "conn_reuse_mode", 1, [];
+    /// 3: refuse one of am_droprate new connections; 0: none.
+    DropPacket = 2, "drop_packet", 0, [0, 3];
+    /// 1: connections of a deleted destination end at once, and a SYN moves a connection off one of weight 0.
+    ExpireNodestConn = 3, "expire_nodest_conn", 0, [];
+    /// 1: a persistence template serves no more when its destination has weight 0.
+    ExpireQuiescentTemplate = 4, "expire_quiescent_template", 0, [];
+    /// 1: what goes around a packet in a tunnel must not be fragmented either if the packet must not.
+    PmtuDisc = 5, "pmtu_disc", 1, [];
+    /// 1: any segment but a RST makes a connection, not a SYN alone.
+    SloppyTcp = 6, "sloppy_tcp", 0, [];
+}
+
+/// Room for sysctls in the settings; more than there are, so that a new one moves nothing.
+pub const SYSCTL_SLOTS: usize = 16;
+
+/// The values of all sysctls at the start.
+pub const DEFAULTS: [u32; SYSCTL_SLOTS] = {
+    let mut values = [0; SYSCTL_SLOTS];
+    let mut number = 0;
+    while number < Sysctl::ALL.len() {
+        values[number] = Sysctl::ALL[number].default_value();
+        number += 1;
+    }
+    values
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions_and_defaults_are_allowed() {
+        for (position, sysctl) in Sysctl::ALL.iter().enumerate() {
+            assert_eq!(*sysctl as usize, position);
+            assert_eq!(DEFAULTS[position], sysctl.default_value());
+            assert!(sysctl.allowed().is_empty() || sysctl.allowed().contains(&sysctl.default_value()));
+            assert!(sysctl.explanation().ends_with('.'));
+        }
+    }
+}

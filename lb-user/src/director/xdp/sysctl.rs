@@ -1,0 +1,106 @@
+//! IPVS's sysctls on the XDP director: listed, set, or refused by name.
+//!
+//! IPVS counterpart: `/proc/sys/net/ipv4/vs`.
+
+use std::mem::offset_of;
+
+use lb_common::settings::Settings;
+use lb_common::sysctl::Sysctl;
+
+use super::Xdp;
+use crate::director::{Error, Result};
+
+/// What IPVS has and the packet program has not, with the reason.
+const REFUSED: &[(&str, &str)] = &[
+    ("amemthresh", "the tables have a fixed size, and memory does not run low"),
+    ("backup_only", "there is no sync daemon yet"),
+    ("cache_bypass", "not built yet"),
+    ("conntrack", "packets do not reach connection tracking"),
+    ("debug_level", "the program logs nothing"),
+    ("drop_entry", "half-open connections give way by themselves when there is no room"),
+    ("ignore_tunneled", "nothing is marked for others to ignore"),
+    ("lblc_expiration", "there is no lblc yet"),
+    ("lblcr_expiration", "there is no lblcr yet"),
+    ("nat_icmp_send", "not built yet"),
+    ("run_estimation", "counting and rates cost the same either way"),
+    ("schedule_icmp", "not built yet"),
+    ("secure_tcp", "not built yet"),
+    ("sloppy_sctp", "there is no SCTP yet"),
+    ("snat_reroute", "answers are routed by the packet program"),
+    ("sync_persist_mode", "there is no sync daemon yet"),
+    ("sync_ports", "there is no sync daemon yet"),
+    ("sync_qlen_max", "there is no sync daemon yet"),
+    ("sync_refresh_period", "there is no sync daemon yet"),
+    ("sync_retries", "there is no sync daemon yet"),
+    ("sync_sock_size", "there is no sync daemon yet"),
+    ("sync_threshold", "there is no sync daemon yet"),
+    ("sync_version", "there is no sync daemon yet"),
+];
+
+impl Xdp {
+    /// Every sysctl with its value, in alphabetical order.
+    ///
+    /// # Errors
+    ///
+    /// When the table cannot be locked.
+    pub fn sysctls(&mut self) -> Result<Vec<(Sysctl, u32)>> {
+        self.look(|maps| {
+            let settings = maps.settings();
+            Ok(Sysctl::ALL.iter().map(|sysctl| (*sysctl, settings.sysctls[*sysctl as usize])).collect())
+        })
+    }
+
+    /// Gives a sysctl a value.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name, or it cannot have that value; the text says which and why.
+    pub fn set_sysctl(&mut self, name: &str, value: u32) -> Result<()> {
+        let sysctl = find(name)?;
+        if !sysctl.allowed().is_empty() && !sysctl.allowed().contains(&value) {
+            let allowed: Vec<String> = sysctl.allowed().iter().map(u32::to_string).collect();
+            let text = format!("{name}={value}: it can be {} here", allowed.join(" or "));
+            return Err(Error::Unsupported(text));
+        }
+        self.change(|maps, _| {
+            let offset = offset_of!(Settings, sysctls) + size_of::<u32>() * sysctl as usize;
+            maps.settings.store_u32(0, offset, value);
+            if matches!(sysctl, Sysctl::DropPacket | Sysctl::AmDroprate) {
+                maps.settings.store_u32(0, offset_of!(Settings, drop_turn), 0);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The sysctl of a name.
+fn find(name: &str) -> Result<Sysctl> {
+    if let Some(sysctl) = Sysctl::ALL.iter().find(|sysctl| sysctl.name() == name) {
+        return Ok(*sysctl);
+    }
+    Err(Error::Unsupported(match REFUSED.iter().find(|(refused, _)| *refused == name) {
+        Some((_, why)) => format!("The XDP director does not have {name}: {why}"),
+        None => format!("{name}: IPVS has no such sysctl"),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sysctl_of_the_kernel_is_there_or_refused_by_name() {
+        // Those of Linux 6.1, as its documentation lists them.
+        let kernel = "am_droprate amemthresh backup_only cache_bypass conn_reuse_mode conntrack drop_entry drop_packet \
+                      expire_nodest_conn expire_quiescent_template ignore_tunneled nat_icmp_send pmtu_disc \
+                      run_estimation schedule_icmp secure_tcp sloppy_sctp sloppy_tcp snat_reroute sync_persist_mode \
+                      sync_ports sync_qlen_max sync_refresh_period sync_retries sync_sock_size sync_threshold \
+                      sync_version lblc_expiration lblcr_expiration debug_level";
+        for name in kernel.split_whitespace() {
+            let refused = REFUSED.iter().filter(|(refused, _)| *refused == name).count();
+            assert_eq!(refused + usize::from(find(name).is_ok()), 1, "{name}");
+        }
+        assert_eq!(find("nonsense").unwrap_err().to_string(), "nonsense: IPVS has no such sysctl");
+        assert!(Sysctl::ALL.iter().is_sorted_by_key(|sysctl| sysctl.name()));
+    }
+}
