@@ -7,7 +7,8 @@
 //! and not again for every way that leads to a call. Therefore they take and return plain numbers.
 
 use lb_common::connection::{
-    self, ALTERNATES, Addresses, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, SERVER_SIDE, TEMPLATE, WAYS,
+    self, ALTERNATES, Addresses, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, NO_OUTPUT, SERVER_SIDE,
+    TEMPLATE, WAYS,
 };
 use lb_common::destination::AVAILABLE;
 use lb_common::persistence::assures;
@@ -528,7 +529,8 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
         destination.add_active(next.active_change);
     }
     if entry.has_twin() {
-        follow(&entry.twin(), tuple, next.state, now.wrapping_add(settings.timeout(next.state)), settings);
+        let deadline = now.wrapping_add(settings.timeout(next.state));
+        follow(&entry.twin(), tuple, next.state, deadline, event & 0x100 != 0, settings);
     }
     if assures(entry.protocol, next.state, event & 0x100 != 0) { entry.template } else { 0 }
 }
@@ -536,7 +538,7 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
 /// Brings the server side's copy of a connection's state and deadline up to date, unless it belongs to another
 /// connection by now, whose answers look alike.
 #[inline(always)]
-fn follow(twin: &Tuple, of: &Tuple, state: u8, deadline: u32, settings: SettingsRef) {
+fn follow(twin: &Tuple, of: &Tuple, state: u8, deadline: u32, out: bool, settings: SettingsRef) {
     let Some(found) = find(twin, home(twin, settings)) else { return };
     found.set.locked(|| {
         let place = found.set.entry(found.slot);
@@ -544,7 +546,7 @@ fn follow(twin: &Tuple, of: &Tuple, state: u8, deadline: u32, settings: Settings
         // The client is the same, as the flow of its answers is.
         let is_its = entry.address == of.raw_destination() && entry.port == of.raw_destination_port();
         if found.holds(twin) && is_its {
-            place.set_state(state, entry.flags);
+            place.set_state(state, if out { entry.flags & !NO_OUTPUT } else { entry.flags });
             found.set.set_deadline(found.slot, deadline);
         }
     });
@@ -583,10 +585,10 @@ pub extern "C" fn connection_abandon(number: u32) -> u32 {
     1
 }
 
-/// Deletes what is dead in one set; called by the sweep.
+/// Deletes what is dead in one set, but for templates if `spares` is not 0; called by the sweep.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn connection_sweep_set(number: u32, now: u32) -> u32 {
+pub extern "C" fn connection_sweep_set(number: u32, now: u32, spares: u32) -> u32 {
     let Ok(settings) = settings() else { return 0 };
     let Some(set) = SetRef::at(number) else { return 0 };
     for slot in 0..WAYS {
@@ -597,7 +599,9 @@ pub extern "C" fn connection_sweep_set(number: u32, now: u32) -> u32 {
         let entry = set.locked(|| place.copy());
         let tuple = entry.tuple();
         if entry.role == TEMPLATE {
-            persistence::persistence_expire(Entry::place(number, slot), now);
+            if spares == 0 {
+                persistence::persistence_expire(Entry::place(number, slot), now);
+            }
         } else if entry.role == CLIENT_SIDE {
             remove_dead(&tuple, now);
         } else {
@@ -615,7 +619,7 @@ fn sweep_server_side(tuple: &Tuple, client_side: &Tuple, settings: SettingsRef, 
         && entry.twin() == *tuple
         && !connection::is_past(found.deadline(), now)
     {
-        follow(tuple, client_side, entry.state, found.deadline(), settings);
+        follow(tuple, client_side, entry.state, found.deadline(), false, settings);
         return;
     }
     take(tuple, settings, When::Dead(now));

@@ -270,7 +270,8 @@ fn answer_to(entry: &Entry, now: u32) -> Entry {
         network_delta: Delta::unpack(entry.network_delta).inverse().pack(),
         transport_delta: Delta::unpack(entry.transport_delta).inverse().pack(),
         hop_until: no_hop(now),
-        flags: entry.flags & INACTIVE,
+        // A datagram's answer confirms the template: the first one is not steady.
+        flags: entry.flags & INACTIVE | if entry.template != 0 { NO_OUTPUT } else { 0 },
         template: 0,
         ..*entry
     }

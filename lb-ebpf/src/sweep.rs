@@ -38,7 +38,7 @@ pub fn start() -> bool {
 /// One tick: a slice of the table, then the timer again.
 extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -> c_int {
     if let Ok(settings) = settings() {
-        let mut slice = Slice { first: settings.sweep_position(), now: clock::now(settings) };
+        let mut slice = Slice { first: settings.sweep_position(), now: clock::now(settings), spares: 0 };
         let stride = settings.sweep_stride();
         visit(&mut slice, stride);
         settings.set_sweep(slice.first.wrapping_add(stride) & settings.set_mask(), slice.now);
@@ -53,7 +53,10 @@ extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -
 #[inline(always)]
 pub fn all() -> bool {
     let Ok(settings) = settings() else { return false };
-    let mut slice = Slice { first: 0, now: clock::now(settings) };
+    let mut slice = Slice { first: 0, now: clock::now(settings), spares: 1 };
+    visit(&mut slice, settings.set_mask().wrapping_add(1));
+    // Templates last, when no connection is counted that has died.
+    slice.spares = 0;
     visit(&mut slice, settings.set_mask().wrapping_add(1));
     settings.set_sweep(settings.sweep_position(), slice.now);
     true
@@ -63,6 +66,8 @@ pub fn all() -> bool {
 struct Slice {
     first: u32,
     now: u32,
+    /// Not 0: templates are left alone.
+    spares: u32,
 }
 
 #[inline(always)]
@@ -73,10 +78,10 @@ fn visit(slice: &mut Slice, sets: u32) {
 
 extern "C" fn visit_set(index: u32, slice: *mut Slice) -> i64 {
     // SAFETY: `visit` passes a live slice.
-    let (first, now) = unsafe { ((*slice).first, (*slice).now) };
+    let (first, now, spares) = unsafe { ((*slice).first, (*slice).now, (*slice).spares) };
     if let Ok(settings) = settings() {
         let set = first.wrapping_add(index) & settings.set_mask();
-        connection::connection_sweep_set(set, now);
+        connection::connection_sweep_set(set, now, spares);
         if settings.sysctl(Sysctl::ExpireNodestConn) != 0 {
             connection::connection_abandon(set);
         }

@@ -174,6 +174,18 @@ fn a_template_lives_on_by_the_minute_while_it_controls_connections() {
 }
 
 #[test]
+fn a_template_goes_with_connections_that_died_before_it() {
+    let mut fixture = Fixture::configured(TWO);
+    for number in 0..100 {
+        assert_ne!(connect(&fixture, host(number, 40000)), 0);
+    }
+    // Nobody has looked for that long; one look tells.
+    fixture.wait(301_000);
+    lists(&mut fixture, &[]);
+    assert_eq!(persistent(&mut fixture), [0, 0]);
+}
+
+#[test]
 fn templates_serve_at_weight_zero_and_when_overloaded() {
     let mut fixture = Fixture::configured(TWO);
     assert_eq!(connect(&fixture, host(1, 40000)), 2);
@@ -323,7 +335,10 @@ fn udp_is_assured_by_an_answer() {
     let at = SocketAddrV4::new(*VIP.ip(), 53);
     assert_eq!(to(&fixture, &Frame::udp(client(40000), at)), (1, 53));
     lists(&mut fixture, &[("UDP 192.168.1.10 192.168.1.100:53 10.0.0.11:53 NONE", 300)]);
+    // By its first answer, not by the client's next datagram.
     fixture.wait(5_000);
+    assert_eq!(to(&fixture, &Frame::udp(client(40000), at)), (1, 53));
+    lists(&mut fixture, &[("UDP 192.168.1.10 192.168.1.100:53 10.0.0.11:53 NONE", 295)]);
     fixture.send(SERVERS, &Frame::udp(server(1, 53), client(40000)).bytes());
     lists(&mut fixture, &[("UDP 192.168.1.10 192.168.1.100:53 10.0.0.11:53 ASSURED", 295)]);
 }
