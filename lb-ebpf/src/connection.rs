@@ -365,12 +365,14 @@ pub extern "C" fn connection_victim_of(number: u32, now: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn connection_give_way(place: u32, now: u32) -> u32 {
     let Some(Found { set, slot, .. }) = Found::at(place) else { return 0 };
-    let entry = set.locked(|| set.entry(slot).copy());
-    let gone = if entry.role == TEMPLATE {
+    let (role, tuple) = set.locked(|| {
+        let entry = set.entry(slot).copy();
+        (entry.role, if entry.role == SERVER_SIDE { entry.twin() } else { entry.tuple() })
+    });
+    let gone = if role == TEMPLATE {
         set.set_deadline(slot, now);
         persistence::persistence_expire(place, now)
     } else {
-        let tuple = if entry.role == CLIENT_SIDE { entry.tuple() } else { entry.twin() };
         connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 0, now)
     };
     if gone != 0 {

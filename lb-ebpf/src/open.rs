@@ -70,10 +70,10 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     } else {
         forward::resolve(context, settings, &packet, entry, client_addresses, now)
     };
-    let deadline = now.wrapping_add(settings.timeout(entry.state));
-    let mut stored = if once { Inserted::Stored } else { store(deadline, now) };
+    let mut stored =
+        if once { Inserted::Stored } else { store(now.wrapping_add(settings.timeout(entry.state)), now) };
     if stored == Inserted::Full && make_room(settings, entry, now) {
-        stored = store(deadline, now);
+        stored = store(now.wrapping_add(settings.timeout(entry.state)), now);
     }
     if stored != Inserted::Stored {
         persistence::release(entry.template);

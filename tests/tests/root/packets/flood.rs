@@ -37,8 +37,8 @@ fn establish(fixture: &Fixture, from: SocketAddrV4) {
 /// What the destination counts is what the table holds, half for half.
 fn is_consistent(fixture: &mut Fixture) {
     let entries = fixture.director.maps().entries().unwrap();
-    let (sides, others): (Vec<_>, Vec<_>) = entries.iter().partition(|(entry, _)| entry.role == 0);
-    assert_eq!(sides.len(), others.iter().filter(|(entry, _)| entry.role == 1).count());
+    let (sides, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|found| found.entry.role == 0);
+    assert_eq!(sides.len(), others.iter().filter(|found| found.entry.role == 1).count());
     let counted = fixture.counted()[&server(1, 80)];
     assert_eq!(counted.active + counted.inactive, sides.len() as i64);
 }
