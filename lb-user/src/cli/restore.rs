@@ -5,9 +5,10 @@
 
 use std::io::{self, BufRead, Write};
 
+use super::command::Command;
 use super::message::refusal;
 use super::options::CommandKind;
-use super::{OUTPUT_FAILED, Session, Streams};
+use super::{Complaint, OUTPUT_FAILED, Session, Streams};
 use crate::plan::Change;
 use crate::rehearsal::Rehearsal;
 
@@ -23,13 +24,8 @@ pub fn restore(
     stderr: &mut dyn Write,
 ) -> u8 {
     let mut status = 0;
-    let ended = for_each_line(input, |line| {
-        session.line += 1;
-        let words = words_of(line);
-        if words.is_empty() {
-            return false;
-        }
-        let outcome = match session.read(&words, true) {
+    let ended = for_each_command(session, input, |session, command| {
+        let outcome = match command {
             Ok(command) => session.carry_out(&command, stdout, stderr),
             Err(complaint) => session.complain(&complaint, stderr),
         };
@@ -56,13 +52,8 @@ pub fn restore_as_plan(
     let mut status = 0;
     let mut faulty = false;
     let mut planned: Option<Rehearsal> = None;
-    let ended = for_each_line(input, |line| {
-        session.line += 1;
-        let words = words_of(line);
-        if words.is_empty() {
-            return false;
-        }
-        let outcome = match session.read(&words, true) {
+    let ended = for_each_command(session, input, |session, command| {
+        let outcome = match command {
             Ok(command) if command.is_planned() => {
                 let rehearsal = match planned.take().map_or_else(|| Rehearsal::of(session.director), Ok) {
                     Ok(rehearsal) => planned.insert(rehearsal),
@@ -124,6 +115,23 @@ fn kind_of(change: &Change) -> CommandKind {
         Change::EditDestination(..) => CommandKind::EditDestination,
         Change::DeleteDestination(..) => CommandKind::DeleteDestination,
     }
+}
+
+/// Reads each line that has words in it and hands it to `each`, until there are no more or `each` says that it is enough.
+fn for_each_command<'a>(
+    session: &mut Session<'a>,
+    input: &mut dyn BufRead,
+    mut each: impl FnMut(&mut Session<'a>, Result<Command, Complaint>) -> bool,
+) -> io::Result<()> {
+    for_each_line(input, |line| {
+        session.line += 1;
+        let words = words_of(line);
+        if words.is_empty() {
+            return false;
+        }
+        let command = session.read(&words, true);
+        each(session, command)
+    })
 }
 
 fn words_of(line: &[u8]) -> Vec<&[u8]> {
