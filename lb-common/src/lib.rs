@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod connection;
 pub mod destination;
 pub mod forward;
+pub mod icmp;
 pub mod packet;
 pub mod persistence;
 pub mod protocol;

@@ -4,6 +4,7 @@
 //! The frame is reached through [`Frame`], so that the same reader runs on a packet in the kernel and on
 //! a slice on the host. Not here: what to do with the packet.
 
+use crate::icmp;
 use crate::protocol::Protocol;
 use crate::reason::Reason;
 use crate::tuple::{self, Tuple, handle};
@@ -125,6 +126,9 @@ pub fn read_ipv4(frame: &(impl Frame + ?Sized), network: usize) -> Result<Packet
         return Err(Reason::Fragment);
     }
     let protocol = header[9];
+    if protocol == icmp::PROTOCOL {
+        return Err(Reason::Icmp);
+    }
     let transport = network + header_length;
     if usize::from(length) < header_length + transport_length(protocol)?
         || network + usize::from(length) > frame.length()

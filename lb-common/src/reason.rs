@@ -103,6 +103,14 @@ reasons! {
     LooksAlike = 24, "looks-alike", Drop;
     /// One of so many new connections that drop_packet refuses.
     DropPacket = 25, "drop-packet", Drop;
+    /// Larger than the next link takes, and may be cut in pieces, which nobody does for direct routing.
+    NotFragmented = 26, "not-fragmented", Drop;
+    /// A packet of a destination that cannot go on as it is; the stack tells the destination why.
+    ReplyByStack = 27, "reply-by-stack", Pass;
+    /// ICMP that is no error about a connection of ours.
+    Icmp = 28, "icmp", Pass;
+    /// An ICMP error about a connection of ours with a wrong checksum.
+    IcmpChecksum = 29, "icmp-checksum", Drop;
 }
 
 /// The place among the counters of reasons where connections are counted that gave way to new ones: no packet's end.

@@ -69,6 +69,10 @@ pub struct Settings {
     pub wide_services: u32,
     /// The sysctls, by their numbers.
     pub sysctls: [u32; SYSCTL_SLOTS],
+    /// ICMP errors that each CPU may send in a second; 0 is none.
+    pub icmp_rate: u32,
+    /// Fills the word.
+    pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
     /// A bit for the hash of every virtual address and every address of a destination: a packet between two
@@ -103,6 +107,8 @@ impl Settings {
             estimator_turn: 0,
             wide_services: 0,
             sysctls: sysctl::DEFAULTS,
+            icmp_rate: 1000,
+            reserved: 0,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_BITS / 64],
         }
@@ -132,11 +138,15 @@ pub enum Program {
     Ipv6Slow = 4,
     /// `xipvs_ipv6_open`: [`Program::Open`] for IPv6.
     Ipv6Open = 5,
+    /// `xipvs_tell`: a packet that goes no further, which its sender is told.
+    Tell = 6,
+    /// `xipvs_icmp`: an ICMP message.
+    Icmp = 7,
 }
 
 impl Program {
     /// Slots in the program array.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 8;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]

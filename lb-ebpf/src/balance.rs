@@ -66,7 +66,10 @@ pub fn steady(context: &XdpContext) -> Result<Verdict, Reason> {
     if family == Family::V6 {
         return Ok(Verdict::GoOn(Program::Ipv6));
     }
-    let (settings, packet) = headers::<false>(context, settings, network)?;
+    let (settings, packet) = match headers::<false>(context, settings, network) {
+        Err(Reason::Icmp) => return Ok(Verdict::GoOn(Program::Icmp)),
+        other => other?,
+    };
     steady_flow::<false>(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
 }
 
@@ -218,7 +221,7 @@ fn known(
         connection::advance(&client_side(entry), packet.tcp_flags, out, now);
     }
     if packet.time_to_live <= 1 {
-        return Err(Reason::TimeExceeded);
+        return Err(if out { Reason::ReplyByStack } else { Reason::TimeExceeded });
     }
     if is_past(entry.hop_until, now) {
         if let Err(why) = forward::resolve(context, settings, packet, entry, addresses, now) {

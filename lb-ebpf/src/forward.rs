@@ -46,6 +46,9 @@ pub enum NoHop {
     Refused(Reason),
 }
 
+/// In the seventh byte of an IPv4 header.
+pub const DONT_FRAGMENT: u8 = 0x40;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const FIB_SUCCESS: i64 = 0;
@@ -156,6 +159,7 @@ pub fn without_hop(
     why: NoHop,
 ) -> Result<Verdict, Reason> {
     let by_stack = match why {
+        NoHop::Refused(_) if entry.role != CLIENT_SIDE => return Err(Reason::ReplyByStack),
         NoHop::Refused(reason) => return Err(reason),
         NoHop::Neighbour if !packet.tuple.is_ipv6() && entry.is_tunnelled() => {
             return go_on_in_tunnel(Tunnelling::NoNeighbour);
@@ -176,7 +180,7 @@ pub fn without_hop(
 
 /// The rest is done by `xipvs_tunnel`.
 #[inline(always)]
-fn go_on_in_tunnel(what: Tunnelling) -> Result<Verdict, Reason> {
+pub fn go_on_in_tunnel(what: Tunnelling) -> Result<Verdict, Reason> {
     maps::scratch()?.tunnelling = what;
     Ok(Verdict::GoOn(Program::Tunnel))
 }
@@ -193,9 +197,34 @@ pub fn send(
         return go_on_in_tunnel(Tunnelling::Send);
     }
     if packet.length > entry.mtu {
-        return Err(Reason::TooBig);
+        return Err(too_big(context, packet, entry, addresses));
     }
     rewrite(context, packet, entry, addresses)
+}
+
+/// What becomes of a packet that is too large for its next link.
+#[inline(always)]
+fn too_big(context: &XdpContext, packet: &Packet, entry: &Entry, addresses: &Addresses) -> Reason {
+    if packet.tuple.is_ipv6() {
+        return if entry.role == CLIENT_SIDE { Reason::TooBig } else { Reason::ReplyByStack };
+    }
+    let mut window = Window::of(context);
+    let Some(header) = window.bytes_mut::<IPV4>(packet.network.into()) else { return Reason::Malformed };
+    if header[6] & DONT_FRAGMENT != 0 {
+        if entry.role != CLIENT_SIDE {
+            return Reason::ReplyByStack;
+        }
+        // The error quotes the packet with the hop taken off, as IPVS's does.
+        take_hop(header);
+        return Reason::TooBig;
+    }
+    if !entry.has_twin() {
+        return Reason::NotFragmented;
+    }
+    match translate(&mut window, packet, entry, addresses) {
+        Some(()) => Reason::FragmentedByStack,
+        None => Reason::Malformed,
+    }
 }
 
 /// Rewrites a packet that its next hop takes.
@@ -210,6 +239,13 @@ pub fn rewrite(
     if entry.has_twin() {
         translate(&mut window, packet, entry, addresses).ok_or(Reason::Malformed)?;
     }
+    hand_over(context, packet, entry)
+}
+
+/// Sends a packet that is translated on to its next hop.
+#[inline(always)]
+pub fn hand_over(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result<Verdict, Reason> {
+    let mut window = Window::of(context);
     if packet.tuple.is_ipv6() {
         take_hop_ipv6(window.bytes_mut(packet.network.into()).ok_or(Reason::Malformed)?);
     } else {

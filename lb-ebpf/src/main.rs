@@ -15,6 +15,7 @@ mod balance;
 mod clock;
 mod connection;
 mod forward;
+mod icmp;
 mod machine;
 mod maps;
 mod open;
@@ -31,6 +32,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::reason::{Fate, Reason};
+use lb_common::settings::Program;
 
 use crate::forward::Verdict;
 
@@ -43,13 +45,13 @@ pub fn xipvs(context: XdpContext) -> u32 {
 /// Balances a packet of a known flow, whatever it does to it; leaves the making of connections to [`xipvs_open`].
 #[xdp]
 pub fn xipvs_slow(context: XdpContext) -> u32 {
-    act::<false>(&context, balance::any::<false>(&context))
+    act::<false>(&context, or_tell(balance::any::<false>(&context)))
 }
 
 /// Makes a connection and sends its first packet on.
 #[xdp]
 pub fn xipvs_open(context: XdpContext) -> u32 {
-    act::<false>(&context, open::open::<false>(&context))
+    act::<false>(&context, or_tell(open::open::<false>(&context)))
 }
 
 /// [`xipvs`] for IPv6.
@@ -73,7 +75,34 @@ pub fn xipvs_ipv6_open(context: XdpContext) -> u32 {
 /// Sends a packet of a known flow into its tunnel, whatever that takes.
 #[xdp]
 pub fn xipvs_tunnel(context: XdpContext) -> u32 {
-    act::<false>(&context, tunnel::send(&context))
+    act::<false>(&context, or_tell(tunnel::send(&context)))
+}
+
+/// Tells the sender of a packet why it goes no further.
+#[xdp]
+pub fn xipvs_tell(context: XdpContext) -> u32 {
+    act::<false>(&context, icmp::tell(&context))
+}
+
+/// Sends an ICMP error about a connection to whom it concerns.
+#[xdp]
+pub fn xipvs_icmp(context: XdpContext) -> u32 {
+    act::<false>(&context, icmp::relay(&context))
+}
+
+/// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.
+#[inline(always)]
+fn or_tell(outcome: Result<Verdict, Reason>) -> Result<Verdict, Reason> {
+    let reason = match outcome {
+        Err(reason) if lb_common::icmp::error_for(reason).is_some() => reason,
+        other => return other,
+    };
+    let scratch = maps::scratch()?;
+    if scratch.is_error {
+        return Err(reason);
+    }
+    scratch.why = reason;
+    Ok(Verdict::GoOn(Program::Tell))
 }
 
 /// Does with a packet what was decided.

@@ -3,7 +3,7 @@
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use lb_common::packet::Frame;
 
@@ -95,4 +95,13 @@ impl Frame for Window {
 pub fn move_head(context: &XdpContext, by: i32) -> bool {
     // SAFETY: the context is the program's own; the helper checks the distance.
     unsafe { bpf_xdp_adjust_head(context.ctx, by) == 0 }
+}
+
+/// Cuts the packet off after so many bytes; existing windows are void after it.
+#[inline(always)]
+pub fn cut(context: &XdpContext, length: usize) -> bool {
+    // Hidden, because the compiler would compute with the halves of pointers.
+    let by = length as i32 - opaque(Window::of(context).length() as u64) as i32;
+    // SAFETY: as above.
+    unsafe { bpf_xdp_adjust_tail(context.ctx, by) == 0 }
 }

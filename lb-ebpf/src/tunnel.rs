@@ -14,15 +14,20 @@ use lb_common::reason::Reason;
 use lb_common::sysctl::Sysctl;
 use lb_common::tunnel::{self as rules, Family, Inner, Tunnel};
 
-use crate::forward::{self, Verdict};
+use crate::forward::{self, DONT_FRAGMENT, Verdict};
 use crate::maps::{self, DestinationRef, SettingsRef, Tunnelling};
 use crate::packet::{Window, move_head};
 use crate::sum;
 
-const DONT_FRAGMENT: u8 = 0x40;
-
 /// Most bytes of a link header: Ethernet and two tags.
-const LINK: usize = 22;
+pub const LINK: usize = 22;
+
+/// Bytes that the headers of a connection's tunnel take.
+#[inline(always)]
+pub fn room(entry: &Entry) -> usize {
+    let tunnel = DestinationRef::at(entry.destination).map(DestinationRef::tunnel);
+    IPV4 + tunnel.map_or(0, Tunnel::encapsulation)
+}
 
 /// Bytes that the headers of a destination's tunnel take, if [`send_at_once`] can write them.
 #[inline(always)]

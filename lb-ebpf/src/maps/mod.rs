@@ -18,6 +18,7 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
 use lb_common::connection::{AddressSet, Addresses, Entry, Set};
 use lb_common::destination::{CounterLine, Destination, DestinationId};
+use lb_common::icmp::{Limit, Received};
 use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
@@ -113,6 +114,14 @@ pub struct Scratch {
     pub tunnelling: Tunnelling,
     /// What is being summed.
     pub summing: Summing,
+    /// Why the packet goes no further.
+    pub why: Reason,
+    /// The packet is an ICMP error itself, about which there is none.
+    pub is_error: bool,
+    /// An ICMP error that came in.
+    pub error: Received,
+    /// How many errors this CPU may still send.
+    pub limit: Limit,
 }
 
 /// What `xipvs_tunnel` is to do with a packet.
@@ -176,7 +185,18 @@ impl Scratch {
             tcp_flags,
             time_to_live
         );
+        self.is_error = false;
         self.kept::<IPV6>()
+    }
+
+    /// As [`Scratch::keep`], of an ICMP error that came in.
+    #[inline(always)]
+    pub fn keep_error(&mut self, error: Received) -> Received {
+        // SAFETY: a live place for a plain value.
+        unsafe {
+            write_volatile(&mut self.error, error);
+            read_volatile(&self.error)
+        }
     }
 
     /// The packet's headers as they were put here, by this program or the one that went on in it.

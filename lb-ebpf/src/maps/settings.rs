@@ -34,6 +34,7 @@ impl SettingsRef {
         set_mask,
         destinations,
         wide_services,
+        icmp_rate,
         ticks_per_second,
         sweep_position,
         sweep_stride,

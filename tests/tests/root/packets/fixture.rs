@@ -384,6 +384,8 @@ impl Fixture {
         // What the director had found out is not so any more.
         let director = Xdp::open(directory).unwrap();
         director.maps().settings.store_u32(0, offset_of!(Settings, set_mask), sets - 1);
+        // Nobody is told anything, but where a test is about that.
+        director.maps().settings.store_u32(0, offset_of!(Settings, icmp_rate), 0);
         // Flows lie where they lay in the last run.
         director.maps().settings.store_u64(0, offset_of!(Settings, seed), 0x5eed);
         let program = Program::from_pin(directory.join("xipvs"), XdpAttachType::Interface).unwrap();
@@ -499,6 +501,8 @@ impl Fixture {
         let fate = match action {
             Action::Drop => Some(Fate::Drop),
             Action::Pass => Some(Fate::Pass),
+            // In the place of a packet that is dropped its sender may get an ICMP error.
+            Action::Transmit if reason.is_some() => Some(Fate::Drop),
             Action::Transmit | Action::Redirect => None,
         };
         assert_eq!(reason.map(Reason::fate), fate, "{action:?} {reason:?}");

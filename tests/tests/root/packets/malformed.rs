@@ -69,7 +69,7 @@ fn padding_behind_the_packet_is_kept_and_not_counted() {
 
 #[test]
 fn nonsense_passes() {
-    use Reason::{Fragment, Malformed, NotIp, OtherProtocol};
+    use Reason::{Fragment, Icmp, Malformed, NotIp, OtherProtocol};
     let mut fixture = configured();
     let before = fixture.counted();
     // Bytes of the frame to overwrite, with what, and the reason. The IPv4 header begins at 14.
@@ -90,7 +90,7 @@ fn nonsense_passes() {
         ("a first fragment", 20, &[0x20, 0], Fragment),
         ("a later fragment", 20, &[0x20, 185], Fragment),
         ("a last fragment", 20, &[0, 185], Fragment),
-        ("ICMP", 23, &[1], OtherProtocol),
+        ("ICMP", 23, &[1], Icmp),
         ("SCTP", 23, &[132], OtherProtocol),
     ];
     for (what, at, bytes, reason) in rows {

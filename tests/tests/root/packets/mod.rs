@@ -13,6 +13,7 @@ mod direct_route;
 mod expiry;
 mod flood;
 mod full_table;
+mod icmp;
 mod ipv6;
 mod load;
 mod malformed;

@@ -358,11 +358,12 @@ impl Model {
         out: bool,
     ) -> Result<u32, Reason> {
         if packet.time_to_live <= 1 {
-            return Err(Reason::TimeExceeded);
+            return Err(if out { Reason::ReplyByStack } else { Reason::TimeExceeded });
         }
         let towards = if out { client_side.source() } else { *connection.real.ip() };
         let hop = match ((self.route)(towards), connection.nat) {
             (Ok(hop), _) => hop,
+            (Err(NoHop::Refused(_)), _) if out => return Err(Reason::ReplyByStack),
             (Err(NoHop::Refused(reason)), _) => return Err(reason),
             (Err(NoHop::Neighbour), false) => return Err(Reason::NeighbourUnresolved),
             (Err(NoHop::Neighbour), true) => {
@@ -377,7 +378,19 @@ impl Model {
             }
         };
         if packet.length > hop.mtu {
-            return Err(Reason::TooBig);
+            let header: &mut [u8; 20] = frame[packet.network.into()..].first_chunk_mut().unwrap();
+            return Err(match (header[6] & 0x40 != 0, out, connection.nat) {
+                (true, true, _) => Reason::ReplyByStack,
+                (true, false, _) => {
+                    take_hop(header);
+                    Reason::TooBig
+                }
+                (false, _, false) => Reason::NotFragmented,
+                (false, _, true) => {
+                    translate(frame, packet, client_side, connection, out);
+                    Reason::FragmentedByStack
+                }
+            });
         }
         if connection.nat {
             translate(frame, packet, client_side, connection, out);

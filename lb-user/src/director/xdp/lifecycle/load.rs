@@ -35,6 +35,8 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Ipv6, "xipvs_ipv6"),
     (Program::Ipv6Slow, "xipvs_ipv6_slow"),
     (Program::Ipv6Open, "xipvs_ipv6_open"),
+    (Program::Tell, "xipvs_tell"),
+    (Program::Icmp, "xipvs_icmp"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";
