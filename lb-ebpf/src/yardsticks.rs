@@ -1,6 +1,7 @@
-//! What the packet program is measured against: one step each, on the same packets.
+//! What feeds programs with packets to measure them, and what the packet program is measured against: one step each, on
+//! the same packets.
 //!
-//! Built by `cargo xtask bench` alone and never shipped. Each program reads the flow at fixed places of an untagged
+//! Built by `cargo xtask bench` alone and never shipped. Each yardstick reads the flow at fixed places of an untagged
 //! IPv4 frame without options, takes its one step, uses what it got, and passes the packet; it drops it when
 //! the step failed, so that a yardstick that measures a miss is noticed.
 
@@ -16,7 +17,7 @@ mod packet;
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::btf_maps::{Array, HashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
@@ -24,7 +25,7 @@ use lb_common::packet::Frame;
 
 use crate::packet::Window;
 
-/// Elements of both maps: many more than flows, so that the table's size is not what is measured.
+/// Elements of the maps: many more than flows, so that the table's size is not what is measured.
 const ELEMENTS: usize = 1 << 20;
 
 /// Flows, keyed as [`flow`] reads them; user space puts a 1 for each.
@@ -34,6 +35,58 @@ static FLOWS: HashMap<[u32; 4], u64, ELEMENTS> = HashMap::new();
 /// Cache lines, all zero.
 #[btf_map]
 static LINES: Array<[u64; 8], ELEMENTS> = Array::new();
+
+/// Frames that are fed in turn, as [`feed`] wants them.
+#[btf_map]
+static FRAMES: Array<[u64; 8], ELEMENTS> = Array::new();
+
+/// The number of the frame that is fed next, and above 32 bits how many take turns.
+#[btf_map]
+static TURN: Array<u64, 1> = Array::new();
+
+/// What they are fed to.
+#[btf_map]
+static FED: ProgramArray<1> = ProgramArray::new();
+
+/// Bytes of a frame.
+const FRAME: usize = 60;
+
+/// Makes the next frame of what the last run has left of the packet, and runs the program that is measured on it.
+///
+/// So one system call measures many packets, and nothing else passes through the caches meanwhile. The frame is written in
+/// words that begin two bytes off, as the fields of an IP header do behind a link header: a field that is read at
+/// once comes out of one word that was written at once, and the reader does not wait for the cache.
+#[xdp]
+pub fn feed(context: XdpContext) -> u32 {
+    if next_frame(&context).is_none() {
+        return XDP_DROP;
+    }
+    // SAFETY: nothing of this program's stack is used by the other.
+    unsafe { FED.tail_call(&context, 0) };
+    XDP_DROP
+}
+
+#[inline(always)]
+fn next_frame(context: &XdpContext) -> Option<()> {
+    let turn = TURN.get_ptr_mut(0)?;
+    // SAFETY: one CPU feeds; the pointer is to the only element.
+    let number = unsafe {
+        let (next, count) = (*turn as u32, (*turn >> 32) as u32);
+        *turn = u64::from(count) << 32 | u64::from(if next + 1 < count { next + 1 } else { 0 });
+        next
+    };
+    let frame = FRAMES.get(number)?;
+    let grown = Window::of(context).length() as i32 - FRAME as i32;
+    if grown != 0 && !packet::move_head(context, grown) {
+        return None;
+    }
+    let mut window = Window::of(context);
+    *window.bytes_mut(0)? = ((frame[0] >> 48) as u16).to_ne_bytes();
+    for (number, word) in frame.iter().enumerate().skip(1) {
+        *window.bytes_mut(8 * number - 6)? = word.to_ne_bytes();
+    }
+    Some(())
+}
 
 /// Nothing: what a run costs with no program to speak of.
 #[xdp]

@@ -24,11 +24,12 @@ const ATTEMPTS: u32 = 3;
 
 /// What the table cannot say of itself.
 const NOTES: &str = "\
-Medians of rounds, each a mean over runs of BPF_PROG_TEST_RUN with one packet, made anew for each run; nanoseconds
-above the bare program in the same round. `hot lookups`: ratio to one hash map lookup with one flow; `lookups`: ratio
-to one with as many flows. Known flows are established and had a packet in the same second, but for the rows that say
-otherwise: once a second a flow's next hop is looked up anew and its deadline moved. With 65,536 flows and more the clock
-is held for a pass, so that these refreshes stay in their own rows. Flows of all kinds share one table.";
+Medians of rounds, each a mean over batches of packets that a program in the kernel feeds to the measured one, one after
+the other in one BPF_PROG_TEST_RUN; nanoseconds above the bare program fed with as many flows in the same round. `hot
+lookups`: ratio to one hash map lookup with one flow; `lookups`: ratio to one with as many flows, in a map with room for
+1,048,576. Known flows are established and had a packet in the same second, for which the clock is held, but for the
+rows that say otherwise: once a second a flow's next hop is looked up anew and its deadline moved. Flows of all kinds
+share one table, and take turns in an order that no prefetcher foresees.";
 
 const HEADER: &str = "\
 # Benchmarks

@@ -2,9 +2,8 @@
 //!
 //! Flows are opened by a whole handshake and checked to be established. A director refreshes a flow's next hop and
 //! deadline once a second, on a slower way. Both are measured: packets of flows that have had one in this second
-//! (each pass is run once unmeasured, which refreshes; with one flow or few the clock runs and a refresh is
-//! in the mean as often as it comes, with very many it is held for the two passes, which would take seconds),
-//! and a flow's first packet in a second, for which the clock is turned on before each pass.
+//! (each flow is sent one unmeasured, which refreshes and is checked; then the clock is held), and a flow's first packet
+//! in a second, for which the clock is turned on before each pass.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
@@ -13,18 +12,17 @@ use anyhow::{Result, ensure};
 use lb_common::connection::CLIENT_SIDE;
 use lb_common::protocol::tcp::State;
 
+use super::feeder::{Batches, Feeder};
 use super::frame::{ACK, Frame, SYN, clients, destination, tcp};
-use super::stage::{PASS, REDIRECT, Record, Sum, Turns, run};
+use super::stage::{PASS, REDIRECT, Record, Turns, run};
 use super::world::{CLIENTS, ESTABLISHED, SERVERS, VIP, World};
 use super::yardstick::Yardsticks;
 
 const NAT: SocketAddrV4 = SocketAddrV4::new(VIP, 80);
 const DIRECT: SocketAddrV4 = SocketAddrV4::new(VIP, 81);
 
-/// So many flows, and a pass over them takes so long that the clock is held.
-const HELD_FROM: usize = 10_000;
-/// Runs that are enough for first packets in a second. Each pass turns the clock on.
-const REFRESHES: usize = 500;
+/// Passes over first packets in a second. Each turns the clock on.
+const REFRESHES: usize = 4;
 
 /// Adds the services that the flows are of.
 pub fn prepare(world: &mut World) -> Result<()> {
@@ -38,6 +36,7 @@ pub fn measure(
     yardsticks: &Yardsticks,
     flows: u32,
     rounds: u32,
+    feeder: &mut Feeder,
     record: &mut Record,
 ) -> Result<()> {
     let clients = clients(flows);
@@ -50,7 +49,7 @@ pub fn measure(
     check(world, flows)?;
 
     for _ in 0..rounds {
-        yardsticks.round(&nat, record)?;
+        yardsticks.round(&nat, feeder, record)?;
         let program = &world.program;
         let turns = |interface, frames, action| Turns { program, interface, frames, action };
         let kinds = [
@@ -59,13 +58,17 @@ pub fn measure(
             ("known flow, NAT, server's packet", turns(SERVERS, &answers[..], REDIRECT)),
         ];
         for (name, turns) in kinds {
-            record.note(name, flows, warm(world, turns)?)?;
+            record.note(name, flows, &warm(world, turns, feeder)?)?;
         }
-        for (name, turns) in kinds {
+        // With few flows it is the system call before each pass that would be measured.
+        for (name, turns) in kinds.into_iter().filter(|_| flows >= 1000) {
             let name = name.replace("known flow", "first packet in a second");
-            record.note(&name, flows, refreshing(world, turns)?)?;
+            let batches = feeder.batches(turns, 1, REFRESHES, || world.turn_on(1500))?;
+            record.note(&name, flows, &batches)?;
         }
-        record.note("not ours", flows, turns(CLIENTS, &others[..], PASS).enough()?)?;
+        let turns = turns(CLIENTS, &others[..], PASS);
+        turns.check()?;
+        record.note("not ours", flows, &feeder.enough(turns, || {})?)?;
     }
     world.expire(ESTABLISHED + 60)
 }
@@ -74,7 +77,7 @@ pub fn measure(
 fn open_nat(world: &World, client: SocketAddrV4) -> Result<Frame> {
     let send = |interface, frame: &Frame| {
         let mut out = [0; 60];
-        let (action, _) = run(&world.program, interface, frame, Some(&mut out))?;
+        let action = run(&world.program, interface, frame, Some(&mut out))?;
         ensure!(action == REDIRECT, "a packet of a new flow: the program answers {action}");
         Ok(out)
     };
@@ -90,7 +93,7 @@ fn open_nat(world: &World, client: SocketAddrV4) -> Result<Frame> {
 /// Opens a direct-routing flow, whose server's packets do not come by.
 fn open_direct(world: &World, client: SocketAddrV4) -> Result<()> {
     for flags in [SYN, ACK] {
-        let (action, _) = run(&world.program, CLIENTS, &tcp(client, DIRECT, flags), None)?;
+        let action = run(&world.program, CLIENTS, &tcp(client, DIRECT, flags), None)?;
         ensure!(action == REDIRECT, "a packet of a new flow: the program answers {action}");
     }
     Ok(())
@@ -107,24 +110,14 @@ fn check(world: &World, flows: u32) -> Result<()> {
     Ok(())
 }
 
-/// Runs packets of flows that have had one in this second.
-fn warm(world: &World, turns: Turns<'_>) -> Result<Sum> {
-    if turns.frames.len() < HELD_FROM {
-        return turns.enough();
-    }
+/// Runs packets of flows that have had one in this second, which is held.
+fn warm(world: &World, turns: Turns<'_>, feeder: &mut Feeder) -> Result<Batches> {
     let start = Instant::now();
-    let hold = |number: usize| {
-        if number.is_multiple_of(1024) {
-            world.turn_back(start);
-        }
-    };
-    turns.once(hold)?;
-    let sum = turns.once(hold)?;
+    for packets in turns.frames.chunks(1024) {
+        world.turn_back(start);
+        Turns { frames: packets, ..turns }.check()?;
+    }
+    let batches = feeder.enough(turns, || world.turn_back(start))?;
     world.go_on(start);
-    Ok(sum)
-}
-
-/// Runs packets of flows whose last one was more than a second ago.
-fn refreshing(world: &World, turns: Turns<'_>) -> Result<Sum> {
-    turns.passes(REFRESHES.div_ceil(turns.frames.len()), || world.turn_on(1500))
+    Ok(batches)
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use tests::bench::feeder::Feeder;
 use tests::bench::frame::{ACK, clients, tcp};
 use tests::bench::stage::Record;
 use tests::bench::world::{self, VIP, World};
@@ -50,6 +51,7 @@ fn main() -> Result<()> {
         let frames: Vec<_> = clients(flows).into_iter().map(|client| tcp(client, web, ACK)).collect();
         Yardsticks::load(Path::new(object), &frames)
     };
+    let mut feeder = Feeder::load(Path::new(object))?;
     let mut record = Record::default();
     let mut world = World::load(extent.sets)?;
     record.measured.programs = world.programs()?;
@@ -57,11 +59,19 @@ fn main() -> Result<()> {
     new::prepare(&mut world, extent.schedulers)?;
     for flows in extent.known {
         eprintln!("measuring {flows} known flows");
-        known::measure(&mut world, &yardsticks(*flows)?, *flows, rounds, &mut record)?;
+        known::measure(&mut world, &yardsticks(*flows)?, *flows, rounds, &mut feeder, &mut record)?;
     }
     for flows in extent.new {
         eprintln!("measuring {flows} new flows");
-        new::measure(&mut world, &yardsticks(1)?, extent.schedulers, *flows, rounds, &mut record)?;
+        new::measure(
+            &mut world,
+            &yardsticks(*flows)?,
+            extent.schedulers,
+            *flows,
+            rounds,
+            &mut feeder,
+            &mut record,
+        )?;
     }
     world.unload()?;
     println!("{}", serde_json::to_string(&record.measured)?);

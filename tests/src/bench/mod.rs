@@ -5,6 +5,8 @@
 //! runs: the chores themselves must not carry the packet program that they build.
 
 pub mod budget;
+#[cfg(feature = "bench")]
+pub mod feeder;
 pub mod figure;
 #[cfg(feature = "bench")]
 pub mod frame;
@@ -28,10 +30,8 @@ pub struct Measured {
     pub rows: Vec<Row>,
     /// The programs, in their order on a packet's way.
     pub programs: Vec<Program>,
-    /// Runs that the rows are means of.
+    /// Packets that the rows are means of.
     pub runs: u64,
-    /// Runs that were interrupted and are not among them.
-    pub interrupted: u64,
 }
 
 /// What one kind of packet costs.

@@ -6,6 +6,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Result, ensure};
 
+use super::feeder::Feeder;
 use super::frame::{SYN, clients, tcp};
 use super::stage::{REDIRECT, Record, Turns};
 use super::world::{CLIENTS, VIP, World};
@@ -33,20 +34,21 @@ pub fn measure(
     schedulers: &[&str],
     flows: u32,
     rounds: u32,
+    feeder: &mut Feeder,
     record: &mut Record,
 ) -> Result<()> {
     let clients = clients(flows);
-    let one = [tcp(super::frame::clients(1)[0], SocketAddrV4::new(VIP, 80), SYN)];
+    let yards: Vec<_> = clients.iter().map(|client| tcp(*client, SocketAddrV4::new(VIP, 80), SYN)).collect();
     for _ in 0..rounds {
-        yardsticks.round(&one, record)?;
+        yardsticks.round(&yards, feeder, record)?;
         for (method, _, first) in METHODS {
             for (port, scheduler) in (first..).zip(schedulers) {
                 let service = SocketAddrV4::new(VIP, port);
                 let frames: Vec<_> = clients.iter().map(|client| tcp(*client, service, SYN)).collect();
                 let program = &world.program;
                 let turns = Turns { program, interface: CLIENTS, frames: &frames, action: REDIRECT };
-                let sum = turns.once(|_| {})?;
-                record.note(&format!("new flow, {method}, {scheduler}"), flows, sum)?;
+                let batches = feeder.once(turns)?;
+                record.note(&format!("new flow, {method}, {scheduler}"), flows, &batches)?;
                 let made = world.connections(service)?;
                 ensure!(made == flows, "{flows} new flows made {made} connections");
                 world.expire(OPENING)?;

@@ -7,6 +7,7 @@ use aya::maps::HashMap;
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 
+use super::feeder::Feeder;
 use super::figure::{BARE, HASH};
 use super::frame::{Frame, tcp};
 use super::stage::{PASS, Record, Turns};
@@ -26,7 +27,7 @@ impl Yardsticks {
     pub fn load(object: &Path, frames: &[Frame]) -> Result<Self> {
         let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
         let mut ebpf = EbpfLoader::new().btf(None).load(&bytes)?;
-        for (_, program) in ebpf.programs_mut() {
+        for (_, program) in ebpf.programs_mut().filter(|(name, _)| *name != "feed") {
             let program: &mut Xdp = program.try_into()?;
             program.load()?;
         }
@@ -44,18 +45,23 @@ impl Yardsticks {
     }
 
     /// Takes a round: the bare program, a hot lookup, the rest, and lookups of all these frames' flows.
-    pub fn round(&self, frames: &[Frame], record: &mut Record) -> Result<()> {
-        let enough = |name: &str, frames: &[Frame]| {
+    pub fn round(&self, frames: &[Frame], feeder: &mut Feeder, record: &mut Record) -> Result<()> {
+        let mut enough = |name: &str, frames: &[Frame]| {
             let program: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
-            Turns { program, interface: CLIENTS, frames, action: PASS }.enough().context(name.to_owned())
+            let turns = Turns { program, interface: CLIENTS, frames, action: PASS };
+            turns.check().context(name.to_owned())?;
+            feeder.enough(turns, || {})
         };
         let (one, flows) = (&frames[..1], frames.len() as u32);
-        record.note_bare(BARE, enough("bare", one)?)?;
-        record.note(ROUTE, 1, enough("route", &[self.way])?)?;
+        record.note_bare(BARE, 1, &enough("bare", one)?);
+        if flows > 1 {
+            record.note_bare(BARE, flows, &enough("bare", frames)?);
+        }
+        record.note(ROUTE, 1, &enough("route", &[self.way])?)?;
         for (name, program) in [(LINE, "line"), (HASH, "hash")] {
-            record.note(name, 1, enough(program, one)?)?;
+            record.note(name, 1, &enough(program, one)?)?;
             if flows > 1 {
-                record.note(name, flows, enough(program, frames)?)?;
+                record.note(name, flows, &enough(program, frames)?)?;
             }
         }
         Ok(())

@@ -1,0 +1,129 @@
+//! Feeding a program with frames from within the kernel: one system call, very many packets.
+//!
+//! The kernel's test run repeats a program on what that has left of the packet, and tells the mean time of a
+//! repetition. So what it repeats is a program of ours that makes the next frame in the packet's place and tail-calls
+//! the one that is measured: nothing but these two passes through the caches meanwhile, as in a driver's poll.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, ProgramArray};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+
+use super::frame::Frame;
+use super::stage::{Turns, incoming};
+
+/// Runs in a batch, at least: so few that most batches are not interrupted.
+const BATCH: usize = 1 << 14;
+/// Batches that a figure is made of.
+const BATCHES: usize = 12;
+
+/// The feeding program, loaded.
+pub struct Feeder(Ebpf);
+
+/// What batches took, in nanoseconds a run, and how many runs that were.
+#[derive(Debug, Clone, Default)]
+pub struct Batches {
+    /// Mean nanoseconds of each.
+    pub means: Vec<f64>,
+    /// Runs of all.
+    pub runs: u64,
+}
+
+impl Batches {
+    /// The mean of their middle half: interrupts and the kernel's cutting off of fractions leave it nearly as it is.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        let mut sorted = self.means.clone();
+        sorted.sort_by(f64::total_cmp);
+        let quarter = sorted.len() / 4;
+        let middle = &sorted[quarter..sorted.len() - quarter];
+        middle.iter().sum::<f64>() / middle.len() as f64
+    }
+}
+
+impl Feeder {
+    /// Loads it from the yardsticks' object file.
+    pub fn load(object: &Path) -> Result<Self> {
+        let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
+        let mut ebpf = EbpfLoader::new().btf(None).load(&bytes)?;
+        let program: &mut Xdp = ebpf.program_mut("feed").context("no program feed")?.try_into()?;
+        program.load()?;
+        Ok(Self(ebpf))
+    }
+
+    /// Feeds all frames in turn until there were enough runs; `before` is called before each batch.
+    pub fn enough(&mut self, turns: Turns<'_>, before: impl FnMut()) -> Result<Batches> {
+        let passes = BATCH.div_ceil(turns.frames.len());
+        self.batches(turns, passes, BATCHES, before)
+    }
+
+    /// Feeds all frames once.
+    pub fn once(&mut self, turns: Turns<'_>) -> Result<Batches> {
+        self.batches(turns, 1, 1, || {})
+    }
+
+    /// Feeds all frames so often in each of so many batches; `before` is called before each of them.
+    pub fn batches(
+        &mut self,
+        turns: Turns<'_>,
+        passes: usize,
+        batches: usize,
+        mut before: impl FnMut(),
+    ) -> Result<Batches> {
+        self.line_up(turns)?;
+        let program: &Xdp = self.0.program("feed").context("no program feed")?.try_into()?;
+        let context = incoming(turns.interface, &turns.frames[0]);
+        let mut taken = Batches::default();
+        for _ in 0..batches {
+            before();
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(&turns.frames[0]);
+            options.ctx_in = Some(&context);
+            options.repeat = (passes * turns.frames.len()) as u32;
+            let result = program.test_run(options).context("feeding packets to a program")?;
+            let (action, wanted) = (result.return_value, turns.action);
+            ensure!(action == wanted, "the last packet: the program answers {action}, not {wanted}");
+            taken.means.push(result.duration.as_nanos() as f64);
+            taken.runs += (passes * turns.frames.len()) as u64;
+        }
+        Ok(taken)
+    }
+
+    fn line_up(&mut self, turns: Turns<'_>) -> Result<()> {
+        let map = self.0.map_mut("FRAMES").context("no map FRAMES")?;
+        let mut frames: Array<_, [u64; 8]> = map.try_into()?;
+        for (number, frame) in (0..).zip(turns.frames) {
+            frames.set(number, words(frame), 0)?;
+        }
+        let map = self.0.map_mut("TURN").context("no map TURN")?;
+        Array::<_, u64>::try_from(map)?.set(0, (turns.frames.len() as u64) << 32, 0)?;
+        let map = self.0.map_mut("FED").context("no map FED")?;
+        Ok(ProgramArray::try_from(map)?.set(0, turns.program.fd()?, 0)?)
+    }
+}
+
+/// A frame as the feeding program wants it: two bytes at the end of the first word, then words. The last two bytes of
+/// padding never change.
+fn words(frame: &Frame) -> [u64; 8] {
+    let mut bytes = [0; 64];
+    bytes[6..].copy_from_slice(&frame[..58]);
+    let mut words = [0; 8];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Batches;
+
+    #[test]
+    fn one_disturbed_batch_does_not_count() {
+        let batches = Batches { means: vec![20.0, 1000.0, 21.0, 20.0], runs: 4 };
+        assert!((batches.mean() - 20.5).abs() < 1e-9);
+        assert!((Batches { means: vec![7.0], runs: 1 }.mean() - 7.0).abs() < 1e-9);
+    }
+}
