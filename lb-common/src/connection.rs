@@ -46,7 +46,7 @@ pub struct Entry {
     pub addresses: u64,
     /// [`Tuple::ports`].
     pub ports: u32,
-    /// [`Tuple::protocol`].
+    /// [`Tuple::protocol`]; 0 once the entry is taken out of the table.
     pub protocol: u8,
     /// [`CLIENT_SIDE`], [`SERVER_SIDE`] or [`TEMPLATE`].
     pub role: u8,
@@ -75,7 +75,8 @@ pub struct Entry {
     pub interface: u32,
     /// The next hop's link address and the interface's: the first twelve bytes of the frame, loaded natively.
     pub link: [u32; 3],
-    /// Tick until which the next hop is good.
+    /// Tick until which the next hop is good and the deadline need not move: until then the entry alone tells what
+    /// becomes of a packet in the steady state.
     pub hop_until: u32,
     /// Largest IPv4 packet that the next hop takes, in bytes.
     pub mtu: u16,
@@ -228,6 +229,12 @@ impl Home {
         Self { tag: (hash >> 32) as u32 | 1, set: hash as u32 & mask }
     }
 
+    /// The slot that the flow's entry is put in if that is free, and is looked for first.
+    #[inline(always)]
+    pub const fn slot(self) -> usize {
+        (((self.tag >> 16) * WAYS as u32) >> 16) as usize
+    }
+
     /// The `step`-th set to look in when the home set is full, 1 to [`ALTERNATES`].
     ///
     /// Strides are odd, so that all of them differ in any table larger than [`ALTERNATES`] sets.
@@ -295,16 +302,26 @@ pub const fn no_hop(now: u32) -> u32 {
     now.wrapping_sub(u32::MAX / 4)
 }
 
-/// Whether a packet at `now` should move the deadline on.
-///
-/// It is moved when that changes it by more than a second, or than an eighth of the timeout where that is
-/// shorter: so the line is written at most once in that time, and a connection is never cut short by more.
-/// Either way: a timeout that was shortened since holds from the next packet on.
+/// For how many ticks a deadline may stay where it is although packets come: a second, or an eighth of the timeout where
+/// that is shorter. So a line is written at most once in that time, and a connection is never cut short by more.
+#[inline(always)]
+pub const fn quantum(timeout: u32, ticks_per_second: u32) -> u32 {
+    let eighth = timeout >> 3;
+    if eighth < ticks_per_second { eighth } else { ticks_per_second }
+}
+
+/// Whether a packet at `now` should move the deadline on: if that changes it by more than a [`quantum`], either way, so
+/// that a timeout that was shortened since holds too.
 #[inline(always)]
 pub const fn is_stale(deadline: u32, now: u32, timeout: u32, ticks_per_second: u32) -> bool {
-    let eighth = timeout >> 3;
-    let quantum = if eighth < ticks_per_second { eighth } else { ticks_per_second };
-    (now.wrapping_add(timeout).wrapping_sub(deadline) as i32).unsigned_abs() > quantum
+    let change = now.wrapping_add(timeout).wrapping_sub(deadline) as i32;
+    change.unsigned_abs() > quantum(timeout, ticks_per_second)
+}
+
+/// The state whose packets need nothing but their entry while its [`Entry::hop_until`] has not come, see [`is_steady`].
+#[inline(always)]
+pub const fn steady_state(protocol: u8) -> u8 {
+    if protocol & !IPV6 == Protocol::Tcp.number() { tcp::State::Established as u8 } else { state::UDP }
 }
 
 /// What a packet makes of a connection.
@@ -348,12 +365,10 @@ pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> 
 pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> bool {
     const FIN_SYN_RST_ACK: u8 = 0x17;
     const ACK: u8 = 0x10;
-    let settled = if protocol & !IPV6 == Protocol::Tcp.number() {
-        state == tcp::State::Established as u8 && tcp_flags & FIN_SYN_RST_ACK == ACK
-    } else {
-        state == state::UDP
-    };
-    settled && !(out && flags & NO_OUTPUT != 0)
+    let is_tcp = protocol & !IPV6 == Protocol::Tcp.number();
+    state == steady_state(protocol)
+        && !(is_tcp && tcp_flags & FIN_SYN_RST_ACK != ACK)
+        && !(out && flags & NO_OUTPUT != 0)
 }
 
 /// Whether an entry that lives gives way to a new connection when there is no room: what is not established yet, or is
@@ -406,6 +421,15 @@ mod tests {
                 assert!(seen.insert(home.alternate(step, 1023)));
             }
         }
+    }
+
+    #[test]
+    fn homes_spread_over_all_slots() {
+        let mut seen = [0; WAYS];
+        for hash in 0..7000u64 {
+            seen[Home::of(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15), 1023).slot()] += 1;
+        }
+        assert!(seen.iter().all(|count| (800..1200).contains(count)), "{seen:?}");
     }
 
     #[test]

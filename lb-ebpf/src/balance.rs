@@ -101,8 +101,7 @@ fn steady_flow<const IPV6: bool>(
     let home = connection::home(&packet.tuple, settings);
     // Before the slot is known: Linux 6.1 forgets its bounds over a helper's call.
     let beside = if IPV6 { Some(AddressesRef::at(home.set)?) } else { None };
-    let found = connection::find_at_home(home)?;
-    let deadline = found.deadline();
+    let found = connection::find_at_home(home, &packet.tuple)?;
     let (entry, addresses) = if let Some(beside) = beside {
         let (entry, known) = found.try_read_ipv6(beside, &packet.tuple)?;
         let seen = addresses::<IPV6>(context, packet).ok()?;
@@ -114,10 +113,7 @@ fn steady_flow<const IPV6: bool>(
         (found.try_read(&packet.tuple)?, Addresses::default())
     };
     let out = entry.role == SERVER_SIDE;
-    let timeout = settings.timeout(entry.state);
-    if is_past(deadline, now)
-        || is_stale(deadline, now, timeout, settings.ticks_per_second())
-        || !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out)
+    if !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out)
         || is_past(entry.hop_until, now)
         || packet.time_to_live <= 1
     {
@@ -190,7 +186,9 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     } else if available {
         maps::count_packet(settings, entry.destination, Counted::Out, packet.length);
     }
-    let moves = is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
+    // With the next hop the deadline is renewed, which `steady` does not look at.
+    let moves = is_past(entry.hop_until, now)
+        || is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
     known(context, settings, &packet, found, moves, scratch, now)
 }
 

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
-use lb_common::connection::{Addresses, CLIENT_SIDE, Entry};
+use lb_common::connection::{Addresses, CLIENT_SIDE, Entry, quantum, steady_state};
 use lb_common::forward::{
     End, TCP_PART, take_hop, take_hop_ipv6, translate_network, translate_network_ipv6, translate_tcp,
     translate_udp,
@@ -57,7 +57,8 @@ const FIB_FORWARDING_DISABLED: i64 = 5;
 const FIB_NO_NEIGHBOUR: i64 = 7;
 const FIB_TOO_BIG: i64 = 8;
 
-/// Looks up where the packets of an entry go and notes it in the entry, good for a second.
+/// Looks up where the packets of an entry go and notes it in the entry, good for a second: for the time that its deadline
+/// need not move, as nothing else ends its steady state.
 #[inline(always)]
 pub fn resolve(
     context: &XdpContext,
@@ -138,7 +139,8 @@ pub fn resolve(
     entry.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
     // SAFETY: reading a plain number out of a union of plain numbers.
     entry.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
-    entry.hop_until = now.wrapping_add(settings.ticks_per_second());
+    let timeout = settings.timeout(steady_state(entry.protocol));
+    entry.hop_until = now.wrapping_add(quantum(timeout, settings.ticks_per_second()));
     Ok(())
 }
 

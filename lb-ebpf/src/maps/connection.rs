@@ -200,6 +200,13 @@ impl EntryRef {
         }
     }
 
+    /// Makes the entry nobody's, so that a lookup that does not look at its tag misses it. Under the set's lock only.
+    #[inline(always)]
+    pub fn forget(self) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).protocol), 0) };
+    }
+
     /// The destination's number.
     #[inline(always)]
     pub fn destination(self) -> u32 {

@@ -30,7 +30,7 @@ pub fn prepare(world: &mut World) -> Result<()> {
     world.add_service(DIRECT.port(), "rr", "-g")
 }
 
-/// Measures so many flows of each kind, in so many rounds, and lets them expire.
+/// Measures so many flows of each kind, one kind after the other in an empty table, in so many rounds.
 pub fn measure(
     world: &mut World,
     yardsticks: &Yardsticks,
@@ -42,35 +42,46 @@ pub fn measure(
     let clients = clients(flows);
     let frames = |to: SocketAddrV4| clients.iter().map(|client| tcp(*client, to, ACK)).collect::<Vec<_>>();
     let (nat, direct) = (frames(NAT), frames(DIRECT));
-    let stranger = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), 80);
-    let others = frames(stranger);
-    let answers = clients.iter().map(|client| open_nat(world, *client)).collect::<Result<Vec<_>>>()?;
     clients.iter().try_for_each(|client| open_direct(world, *client))?;
     check(world, flows)?;
-
     for _ in 0..rounds {
         yardsticks.round(&nat, feeder, record)?;
-        let program = &world.program;
-        let turns = |interface, frames, action| Turns { program, interface, frames, action };
-        let kinds = [
-            ("known flow, direct routing", turns(CLIENTS, &direct[..], REDIRECT)),
-            ("known flow, NAT, client's packet", turns(CLIENTS, &nat[..], REDIRECT)),
-            ("known flow, NAT, server's packet", turns(SERVERS, &answers[..], REDIRECT)),
-        ];
-        for (name, turns) in kinds {
-            record.note(name, flows, &warm(world, turns, feeder)?)?;
-        }
-        // With few flows it is the system call before each pass that would be measured.
-        for (name, turns) in kinds.into_iter().filter(|_| flows >= 1000) {
-            let name = name.replace("known flow", "first packet in a second");
-            let batches = feeder.batches(turns, 1, REFRESHES, || world.turn_on(1500))?;
-            record.note(&name, flows, &batches)?;
-        }
-        let turns = turns(CLIENTS, &others[..], PASS);
+        kind(world, "direct routing", (CLIENTS, &direct[..]), feeder, record)?;
+    }
+    world.expire(ESTABLISHED + 60)?;
+
+    let answers = clients.iter().map(|client| open_nat(world, *client)).collect::<Result<Vec<_>>>()?;
+    check(world, flows)?;
+    let stranger = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), 80);
+    let others = frames(stranger);
+    for _ in 0..rounds {
+        yardsticks.round(&nat, feeder, record)?;
+        kind(world, "NAT, client's packet", (CLIENTS, &nat[..]), feeder, record)?;
+        kind(world, "NAT, server's packet", (SERVERS, &answers[..]), feeder, record)?;
+        let turns = Turns { program: &world.program, interface: CLIENTS, frames: &others, action: PASS };
         turns.check()?;
         record.note("not ours", flows, &feeder.enough(turns, || {})?)?;
     }
     world.expire(ESTABLISHED + 60)
+}
+
+/// Measures packets of one kind: those of a steady flow, and a flow's first in a second.
+fn kind(
+    world: &World,
+    name: &str,
+    (interface, frames): (u32, &[Frame]),
+    feeder: &mut Feeder,
+    record: &mut Record,
+) -> Result<()> {
+    let (flows, turns) =
+        (frames.len() as u32, Turns { program: &world.program, interface, frames, action: REDIRECT });
+    record.note(&format!("known flow, {name}"), flows, &warm(world, turns, feeder)?)?;
+    // With few flows it is the system call before each pass that would be measured.
+    if flows >= 1000 {
+        let batches = feeder.batches(turns, 1, REFRESHES, || world.turn_on(1500))?;
+        record.note(&format!("first packet in a second, {name}"), flows, &batches)?;
+    }
+    Ok(())
 }
 
 /// Opens a NAT flow and returns a packet of its server.
@@ -104,7 +115,7 @@ fn check(world: &World, flows: u32) -> Result<()> {
     let entries = world.director.maps().entries()?;
     let sides = entries.iter().filter(|found| found.entry.role == CLIENT_SIDE);
     let states: Vec<u8> = sides.map(|found| found.entry.state).collect();
-    ensure!(states.len() == 2 * flows as usize, "{} connections, not {}", states.len(), 2 * flows);
+    ensure!(states.len() == flows as usize, "{} connections, not {flows}", states.len());
     let established = states.iter().filter(|state| **state == State::Established as u8).count();
     ensure!(established == states.len(), "{established} of {} connections are established", states.len());
     Ok(())
