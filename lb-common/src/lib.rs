@@ -16,6 +16,7 @@ pub mod connection;
 pub mod destination;
 pub mod forward;
 pub mod icmp;
+pub mod mark;
 pub mod packet;
 pub mod persistence;
 pub mod protocol;

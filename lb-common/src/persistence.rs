@@ -68,11 +68,19 @@ impl Kind {
     pub fn key(self, packet: &Tuple) -> Tuple {
         let client = (packet.raw_source() & self.mask, 0);
         if self.mark != 0 {
-            return Tuple::from_raw(template_protocol(0), client, (self.mark.to_be(), 0));
+            let protocol = template_protocol(packet.protocol & IPV6);
+            return Tuple::from_raw(protocol, client, (self.mark.to_be(), 0));
         }
         let port =
             if self.is_single(packet.raw_destination_port()) { packet.raw_destination_port() } else { 0 };
         Tuple::from_raw(template_protocol(packet.protocol), client, (packet.raw_destination(), port))
+    }
+
+    /// The address that a template of IPv6 has for a packet's destination, both loaded natively as two words: that of a
+    /// firewall mark has the mark in its first four bytes.
+    #[inline(always)]
+    pub const fn address_ipv6(self, packet: [u64; 2]) -> [u64; 2] {
+        if self.mark != 0 { [((self.mark as u64) << 32).to_be(), 0] } else { packet }
     }
 
     /// The destination's port in the template for a packet.

@@ -50,6 +50,14 @@ pub struct ServiceKey {
     pub reserved: u8,
 }
 
+impl ServiceKey {
+    /// The key of the service of a firewall mark, whose protocol is none.
+    #[inline(always)]
+    pub const fn of_mark(mark: u32) -> Self {
+        Self { address: mark, port: 0, protocol: 0, reserved: 0 }
+    }
+}
+
 /// A service's key in the index for IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -62,6 +70,16 @@ pub struct ServiceKeyIpv6 {
     pub protocol: u8,
     /// Always 0.
     pub reserved: [u8; 5],
+}
+
+impl ServiceKeyIpv6 {
+    /// As [`ServiceKey::of_mark`].
+    #[inline(always)]
+    pub const fn of_mark(mark: u32) -> Self {
+        let [a, b, c, d] = mark.to_ne_bytes();
+        let address = [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0];
+        Self { address, port: 0, protocol: 0, reserved: [0; 5] }
+    }
 }
 
 /// A slot of the service map.

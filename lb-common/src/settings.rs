@@ -67,12 +67,12 @@ pub struct Settings {
     pub estimator_turn: u32,
     /// [`WIDE_FTP`] and [`WIDE_PORTS`]: which services take more than one port.
     pub wide_services: u32,
+    /// The rules that mark packets: how many in the lower half, and in the upper the place of the first.
+    pub mark_rules: u32,
     /// The sysctls, by their numbers.
     pub sysctls: [u32; SYSCTL_SLOTS],
     /// ICMP errors that each CPU may send in a second; 0 is none.
     pub icmp_rate: u32,
-    /// Fills the word.
-    pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
     /// A bit for the hash of every virtual address and every address of a destination: a packet between two
@@ -106,9 +106,9 @@ impl Settings {
             revision: 0,
             estimator_turn: 0,
             wide_services: 0,
+            mark_rules: 0,
             sysctls: sysctl::DEFAULTS,
             icmp_rate: 1000,
-            reserved: 0,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_BITS / 64],
         }

@@ -253,7 +253,11 @@ fn unknown<const IPV6: bool>(
 ) -> Result<Verdict, Reason> {
     let tuple = packet.tuple;
     let addresses = addresses::<IPV6>(context, packet)?;
-    if service::find(settings, &tuple, &addresses).is_some() {
+    if IPV6 {
+        // Where the rules that mark packets look for them.
+        scratch.client_addresses = addresses;
+    }
+    if service::find(settings, &tuple, &addresses, context.ingress_ifindex() as u32).is_some() {
         return Ok(Verdict::GoOn(Program::Open));
     }
     if settings.concerns(tuple.raw_source()) {

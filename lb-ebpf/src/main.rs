@@ -18,6 +18,7 @@ mod forward;
 mod icmp;
 mod machine;
 mod maps;
+mod mark;
 mod open;
 mod packet;
 mod persistence;

@@ -41,7 +41,8 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let now = clock::now(settings);
     scratch.client_addresses = balance::addresses::<IPV6>(context, &packet)?;
     let seen = &scratch.client_addresses;
-    let slot = service::find(settings, &tuple, seen).ok_or(Reason::NoService)?;
+    let slot =
+        service::find(settings, &tuple, seen, context.ingress_ifindex() as u32).ok_or(Reason::NoService)?;
     let service = ServiceRef::at(slot).ok_or(Reason::Internal)?;
     if tuple.transport() == Protocol::Tcp.number() && !opens(settings, packet.tcp_flags) {
         return Err(Reason::NoConnection);

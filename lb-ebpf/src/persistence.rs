@@ -165,7 +165,8 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
     let network = client_network(service, &scratch.client_addresses);
     let key = key(settings, service, &packet, network);
     let address = if packet.is_ipv6() {
-        let (destination, other) = (scratch.client_addresses.destination, destination.address_ipv6());
+        let other = destination.address_ipv6();
+        let destination = kind.address_ipv6(scratch.client_addresses.destination);
         scratch.server_addresses = Addresses { source: network, destination, other, reserved: [0; 2] };
         handle(other, settings.seed())
     } else {

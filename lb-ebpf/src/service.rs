@@ -9,6 +9,7 @@ use lb_common::settings::{WIDE_FTP, WIDE_PORTS};
 use lb_common::tuple::Tuple;
 
 use crate::maps::{self, SettingsRef};
+use crate::mark;
 
 /// FTP's ports for data and control.
 const FTP_DATA: u16 = 20;
@@ -17,10 +18,16 @@ const FTP: u16 = 21;
 /// The first port that FTP may use for passive data connections: the default of `ip_unprivileged_port_start`.
 const UNPRIVILEGED: u16 = 1024;
 
-/// The slot of the service that a flow goes to: that of its port, of FTP if it may be FTP's, or of all ports. Of a flow of
-/// IPv6 its addresses are wanted too.
+/// The slot of the service that a flow goes to: that of its mark, of its port, of FTP if it may be FTP's, or of all ports.
+/// The packet lies in the scratch room, with its `addresses` if it is of IPv6.
 #[inline(always)]
-pub fn find(settings: SettingsRef, tuple: &Tuple, addresses: &Addresses) -> Option<u32> {
+pub fn find(settings: SettingsRef, tuple: &Tuple, addresses: &Addresses, interface: u32) -> Option<u32> {
+    // A mark that no service has means nothing.
+    if settings.mark_rules().1 != 0
+        && let Some(slot) = marked(tuple, mark::mark_of(interface))
+    {
+        return Some(slot);
+    }
     let port = tuple.destination_port();
     let wide = settings.wide_services();
     let may_be_ftp =
@@ -47,4 +54,15 @@ pub fn find(settings: SettingsRef, tuple: &Tuple, addresses: &Addresses) -> Opti
         }
     }
     None
+}
+
+#[inline(always)]
+fn marked(tuple: &Tuple, mark: u32) -> Option<u32> {
+    if mark == 0 {
+        None
+    } else if tuple.is_ipv6() {
+        maps::service_slot_ipv6(&ServiceKeyIpv6::of_mark(mark))
+    } else {
+        maps::service_slot(&ServiceKey::of_mark(mark))
+    }
 }

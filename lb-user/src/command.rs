@@ -20,6 +20,7 @@ use xipvs::director::{self, Director};
 use xipvs::netns;
 
 use crate::follow::{self, Direction};
+use crate::marking::{self, MarkCommand};
 use crate::status;
 use crate::takeover;
 
@@ -105,6 +106,13 @@ enum Own {
         /// The sysctls, such as `conn_reuse_mode=0`.
         #[arg(value_name = "NAME=VALUE")]
         settings: Vec<String>,
+    },
+    /// Rules that give packets their firewall mark, for services by mark (-f): netfilter comes after the packet program.
+    ///
+    /// A packet has the mark of the last rule that it matches. `-S` and `-R` have the rules too.
+    Mark {
+        #[command(subcommand)]
+        command: MarkCommand,
     },
     /// Make kernel IPVS's table equal to the XDP director's, or the other way, once.
     ///
@@ -362,6 +370,7 @@ fn own(arguments: &[OsString]) -> Result<u8> {
         }
         Own::Status { all } => status::write(&mut to, all).context("cannot show the status")?,
         Own::Set { settings } => set(&settings, &mut to)?,
+        Own::Mark { command } => return marking::carry_out(command, &mut open_xdp()?, &mut to),
         Own::Mirror { side } => return follow::mirror_once(side.direction(), &mut to),
         Own::Adopt => return takeover::adopt(&mut to),
         Own::HandOver => return takeover::hand_over_all(&mut to),

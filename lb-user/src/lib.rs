@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod director;
 pub mod hand_over;
+pub mod mark;
 pub mod mirror;
 pub mod netns;
 pub mod object;

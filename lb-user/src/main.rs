@@ -2,6 +2,7 @@
 
 mod command;
 mod follow;
+mod marking;
 mod status;
 mod takeover;
 

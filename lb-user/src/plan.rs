@@ -8,7 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Write};
 
+use lb_common::mark::Rule;
+
 use crate::director::{self, Director, Error};
+use crate::mark::Words;
 use crate::table::{
     Destination, DestinationKey, Service, ServiceKey, Table, TableEntry, TableReport, Timeouts,
 };
@@ -30,13 +33,15 @@ pub enum Change {
     EditDestination(ServiceKey, Destination),
     /// Deletes a destination.
     DeleteDestination(ServiceKey, DestinationKey),
+    /// Replaces the rules that mark packets.
+    SetMarkRules(Vec<Rule>),
 }
 
 impl Change {
     /// The service that it is about.
     fn service(&self) -> Option<ServiceKey> {
         match self {
-            Self::SetTimeouts(_) => None,
+            Self::SetTimeouts(_) | Self::SetMarkRules(_) => None,
             Self::AddService(service) | Self::EditService(service) => Some(service.key),
             Self::DeleteService(key)
             | Self::AddDestination(key, _)
@@ -56,6 +61,10 @@ impl fmt::Display for Change {
             Self::AddDestination(key, destination) => write!(f, "-a {key} -r {destination}"),
             Self::EditDestination(key, destination) => write!(f, "-e {key} -r {destination}"),
             Self::DeleteDestination(key, destination) => write!(f, "-d {key} -r {destination}"),
+            Self::SetMarkRules(rules) => {
+                f.write_str("mark delete all")?;
+                rules.iter().try_for_each(|rule| write!(f, "\nmark add {}", Words(rule)))
+            }
         }
     }
 }
@@ -64,7 +73,7 @@ impl fmt::Display for Change {
 ///
 /// The order of destinations counts, since schedulers walk it, and IPVS adds only at the head: a destination
 /// that has to move is deleted and added at once (its connections stay). New services come before old ones go.
-/// Timeouts are compared where both tables have them; a wanted 0 keeps what is.
+/// Timeouts are compared where both tables have them; a wanted 0 keeps what is. So are the rules that mark packets.
 pub fn plan(current: &Table, wanted: &Table) -> Vec<Change> {
     let mut changes = Vec::new();
     if let (Some(is), Some(to)) = (current.timeouts, wanted.timeouts) {
@@ -72,6 +81,11 @@ pub fn plan(current: &Table, wanted: &Table) -> Vec<Change> {
         if differs(is.tcp, to.tcp) || differs(is.tcp_fin, to.tcp_fin) || differs(is.udp, to.udp) {
             changes.push(Change::SetTimeouts(to));
         }
+    }
+    if let (Some(is), Some(to)) = (&current.marks, &wanted.marks)
+        && is != to
+    {
+        changes.push(Change::SetMarkRules(to.clone()));
     }
     let present: HashMap<&ServiceKey, &TableEntry> =
         current.entries.iter().map(|entry| (&entry.service.key, entry)).collect();
@@ -219,7 +233,7 @@ fn put_back(key: &ServiceKey, before: &Table, director: &mut dyn Director) -> di
         Err(error) => return Err(error),
     };
     let was = before.entries.iter().filter(|entry| entry.service.key == *key).cloned().collect();
-    let only = |entries| Table { timeouts: None, entries };
+    let only = |entries| Table { timeouts: None, entries, marks: None };
     // What was there before is not refused, and if it is there is nothing left to try.
     apply(plan(&only(now), &only(was)), director).map(drop)
 }
@@ -255,6 +269,7 @@ fn concede(wanted: &mut Table, current: &Table, refused: &Change) -> bool {
     let now = refused.service().and_then(|key| current.entries.iter().find(|entry| entry.service.key == key));
     match refused {
         Change::SetTimeouts(_) => wanted.timeouts = None,
+        Change::SetMarkRules(_) => wanted.marks = None,
         Change::AddService(service) => wanted.entries.retain(|entry| entry.service.key != service.key),
         Change::EditService(service) => {
             if let (Some(entry), Some(now)) = (entry(wanted, &service.key), now) {
@@ -290,6 +305,10 @@ fn carry_out(change: &Change, director: &mut dyn Director) -> Result<(), Error> 
         Change::AddDestination(key, destination) => director.add_destination(key, destination),
         Change::EditDestination(key, destination) => director.edit_destination(key, destination),
         Change::DeleteDestination(key, destination) => director.delete_destination(key, destination),
+        Change::SetMarkRules(wanted) => director.change_mark_rules(&mut |rules| {
+            rules.clone_from(wanted);
+            Ok(())
+        }),
     }
 }
 
@@ -331,7 +350,7 @@ impl LiveConnections {
             Change::SetTimeouts(_) => return self.services.values().sum(),
             Change::AddService(service) | Change::EditService(service) => self.services.get(&service.key),
             Change::DeleteService(key) => self.services.get(key),
-            Change::AddDestination(..) => None,
+            Change::AddDestination(..) | Change::SetMarkRules(_) => None,
             Change::EditDestination(key, destination) => self.destinations.get(&(*key, destination.key)),
             Change::DeleteDestination(key, destination) => self.destinations.get(&(*key, *destination)),
         };

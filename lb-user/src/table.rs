@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
+use lb_common::mark::Rule;
 use lb_common::protocol::Protocol;
 pub use lb_common::service::flags as service_flags;
 
@@ -178,6 +179,8 @@ pub struct Table {
     pub entries: Vec<TableEntry>,
     /// The timeouts; `None` where they are of no concern, as in saved rules.
     pub timeouts: Option<Timeouts>,
+    /// The rules that mark packets; `None` where netfilter marks them.
+    pub marks: Option<Vec<Rule>>,
 }
 
 /// Counters and their rates, of a destination, a service or everything.
@@ -246,6 +249,8 @@ pub struct TableReport {
     pub entries: Vec<EntryReport>,
     /// The timeouts.
     pub timeouts: Timeouts,
+    /// The rules that mark packets; `None` where netfilter marks them.
+    pub marks: Option<Vec<Rule>>,
 }
 
 impl TableReport {
@@ -255,7 +260,7 @@ impl TableReport {
             service: entry.service.service.clone(),
             destinations: entry.destinations.iter().map(|report| report.destination.clone()).collect(),
         });
-        Table { entries: entries.collect(), timeouts: Some(self.timeouts) }
+        Table { entries: entries.collect(), timeouts: Some(self.timeouts), marks: self.marks.clone() }
     }
 }
 

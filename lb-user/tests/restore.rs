@@ -127,3 +127,27 @@ fn a_listing_in_between_shows_what_the_lines_before_it_made() {
     assert_eq!((complaints.as_str(), status), ("", 0));
     assert_eq!(printed, format!("{RULES}-A -t 192.0.2.7:80 -s rr\n{RULES}"));
 }
+
+#[test]
+fn rules_that_mark_packets_are_saved_and_restored_under_our_name() {
+    let marks = "mark add 7 --protocol tcp --destination 192.0.2.0/24\nmark add 8 --family ipv6\n";
+    let mut planned = director();
+    assert_eq!(restore("xipvs", &format!("-A -f 7 -s rr\n{marks}"), &mut planned), done());
+    let all = restore("xipvs", "-S -n\n", &mut planned).0;
+    assert_eq!(all, format!("{RULES}-A -f 7 -s rr\n{marks}"));
+    assert_eq!(saved(&mut planned), format!("{RULES}-A -f 7 -s rr\n"));
+    // To a table without them, to one with them, and line by line.
+    let mut restored = Memory::default();
+    assert_eq!(restore("xipvs", &all, &mut restored), done());
+    assert_eq!(restore("xipvs", "-S -n\n", &mut restored).0, all);
+    let again = restore("xipvs", "mark delete 1\nmark add 8 --family ipv6\n", &mut restored);
+    assert_eq!(again, (String::new(), "line 2: Mark rule already exists\n".into(), 255));
+    assert_eq!(restored.mark_rules().unwrap().unwrap().len(), 1);
+    assert_eq!(restore("xipvs", "mark delete all\n", &mut restored), done());
+    assert_eq!(restored.mark_rules().unwrap().unwrap(), []);
+    let faulty = restore("xipvs", "mark add 0\n-C\n", &mut restored);
+    assert_eq!(faulty, (String::new(), "line 1: mark: 0: not a mark\n".into(), 2));
+    assert!(!restored.services().unwrap().is_empty());
+    let unknown = restore("ipvsadm", "mark delete all\n", &mut restored);
+    assert_eq!(unknown.2, 255);
+}

@@ -19,6 +19,7 @@ use lb_common::checksum::Sum;
 use lb_common::connection::{AddressSet, Addresses, Entry, Set};
 use lb_common::destination::{CounterLine, Destination, DestinationId};
 use lb_common::icmp::{Limit, Received};
+use lb_common::mark::Rule;
 use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
@@ -84,6 +85,17 @@ static REASONS: Array<[u64; REASON_SLOTS], 1, MAPPED> = Array::new();
 /// The destination sets, in lines of numbers.
 #[btf_map]
 static ARENA: Array<[u32; LINE], 262144, MAPPED> = Array::new();
+
+/// The rules that mark packets, in two halves: a change writes the one that is not in use.
+#[btf_map]
+static MARKS: Array<Rule, 512, MAPPED> = Array::new();
+
+/// A rule by its place.
+#[inline(always)]
+pub fn mark_rule(place: u32) -> Option<&'static Rule> {
+    // SAFETY: user space changes no rule that is in use, and any bytes are one.
+    MARKS.get_ptr(place).map(|rule| unsafe { &*rule })
+}
 
 /// VLAN interfaces, by their index: a frame for one goes out of its parent with a tag.
 #[btf_map]

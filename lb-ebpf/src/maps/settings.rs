@@ -50,6 +50,14 @@ impl SettingsRef {
         unsafe { read_volatile(addr_of!((*self.0).seed)) }
     }
 
+    /// The place of the first rule that marks packets, and how many there are.
+    #[inline(always)]
+    pub fn mark_rules(self) -> (u32, u32) {
+        // SAFETY: as above.
+        let word = unsafe { read_volatile(addr_of!((*self.0).mark_rules)) };
+        (word >> 16, word & 0xffff)
+    }
+
     /// The value of a sysctl.
     #[inline(always)]
     pub fn sysctl(self, sysctl: Sysctl) -> u32 {

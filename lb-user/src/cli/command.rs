@@ -2,6 +2,8 @@
 //!
 //! Made by `check` from what was typed, carried out by `execute`.
 
+use lb_common::mark::Rule;
+
 use crate::table::{Destination, DestinationKey, Service, ServiceKey, SyncDaemon, SyncRole, Timeouts};
 
 /// A command, complete and checked.
@@ -36,6 +38,10 @@ pub enum Command {
         /// Addresses and ports as numbers.
         numeric: bool,
     },
+    /// Add a rule that marks packets behind the others.
+    AddMarkRule(Rule),
+    /// Delete the rule of this number, from 1 on, or all.
+    DeleteMarkRules(Option<usize>),
     /// Zero the counters of one service, or all.
     Zero(Option<ServiceKey>),
     /// Show what a change, or a restore, would do to the table.
@@ -59,6 +65,8 @@ impl Command {
                 | Self::EditDestination(..)
                 | Self::DeleteDestination(..)
                 | Self::SetTimeouts(_)
+                | Self::AddMarkRule(_)
+                | Self::DeleteMarkRules(_)
         )
     }
 }

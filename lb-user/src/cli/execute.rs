@@ -11,6 +11,7 @@ use super::names::Names;
 use super::options::CommandKind;
 use super::{connections, save, sort};
 use crate::director::{Director, Error};
+use crate::mark;
 use crate::rehearsal::Rehearsal;
 use crate::table::{ConnectionReport, DestinationReport, Info, ServiceReport};
 
@@ -52,6 +53,12 @@ pub fn change(command: &Command, director: &mut dyn Director) -> Result<(), Comp
         Command::SetTimeouts(timeouts) => (C::Set, director.set_timeouts(timeouts)),
         Command::StartDaemon(daemon) => (C::StartDaemon, director.start_daemon(daemon)),
         Command::StopDaemon(role) => (C::StopDaemon, director.stop_daemon(*role)),
+        Command::AddMarkRule(rule) => {
+            (C::Restore, director.change_mark_rules(&mut |rules| mark::add(rules, *rule)))
+        }
+        Command::DeleteMarkRules(number) => {
+            (C::Restore, director.change_mark_rules(&mut |rules| mark::delete(rules, *number)))
+        }
         Command::Zero(service) => (C::Zero, director.zero(service.as_ref())),
         // These change nothing.
         Command::List(_)
@@ -185,9 +192,10 @@ fn list_services(
     Ok(())
 }
 
-/// Carries out `-S`.
+/// Carries out `-S`; with the rules that mark packets, which ipvsadm has no words for, if so wanted.
 pub fn save(
     numeric: bool,
+    with_marks: bool,
     director: &mut dyn Director,
     names: &dyn Names,
     to: &mut dyn Write,
@@ -205,6 +213,11 @@ pub fn save(
             save::write_destination(&mut lines, &service.key, &report.destination, names);
         }
         to.write_all(lines.as_bytes())?;
+    }
+    if with_marks {
+        for rule in director.mark_rules().map_err(unlisted)?.iter().flatten() {
+            writeln!(to, "mark add {}", mark::Words(rule))?;
+        }
     }
     Ok(to.flush()?)
 }

@@ -8,10 +8,11 @@ use std::io::{self, Write};
 use super::options::{Argument, CommandKind, Meaning, OPTIONS, OptionRow};
 
 /// xipvs's own commands, with what the manual says of each.
-const OWN: [(&str, &str); 10] = [
+const OWN: [(&str, &str); 11] = [
     ("attach IFACE ...", "attach the packet program to interfaces, loading it if need be"),
     ("detach [IFACE ...]", "take it off interfaces, or remove everything"),
     ("status [--all]", "show interfaces, how full the tables are, and why packets were not forwarded"),
+    ("mark add|delete|list|import", "rules that give packets their firewall mark, for services by mark (-f)"),
     ("set [NAME=VALUE ...]", "set IPVS's sysctls for the XDP program, by the kernel's names, or list them"),
     (
         "mirror --to|--from kernel",
@@ -147,7 +148,7 @@ pub fn write_completion(to: &mut dyn Write, with_added: bool) -> io::Result<()> 
         words.join(" ")
     };
     let own = if with_added {
-        " attach detach status set mirror diff serve adopt hand-over generate --netns --director"
+        " attach detach status set mark mirror diff serve adopt hand-over generate --netns --director"
     } else {
         ""
     };

@@ -37,6 +37,7 @@ use names::Names;
 use options::CommandKind;
 
 use crate::director::Director;
+use crate::mark;
 use crate::rehearsal::Rehearsal;
 
 /// The exit status of what could not be printed.
@@ -118,6 +119,18 @@ pub fn watch_interval(arguments: &[OsString], names: &dyn Names) -> Option<Durat
     }
 }
 
+/// Reads the line of a restore that adds or deletes rules that mark packets.
+fn mark_command(words: &[&[u8]]) -> Result<Command, Complaint> {
+    let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
+    let words: Vec<&str> = words.iter().map(|word| word.as_ref()).collect();
+    let command = match words.as_slice() {
+        ["mark", "add", words @ ..] => mark::rule(words).map(Command::AddMarkRule),
+        ["mark", "delete", which] => mark::selection(which).map(Command::DeleteMarkRules),
+        _ => Err("a rule is added with `mark add` and deleted with `mark delete`".into()),
+    };
+    command.map_err(|why| Complaint::usage(format!("mark: {why}")))
+}
+
 /// How a command line ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Outcome {
@@ -185,6 +198,9 @@ impl Session<'_> {
                 Subject::Services { only: None, format: command::Format::Plain, sorted: true, exact: false };
             return Ok(Command::List(Listing { subject, numeric: false, json: false, again: None }));
         }
+        if self.with_added && inside_restore && words[0] == b"mark" {
+            return mark_command(words);
+        }
         check::check(&parse::parse(words, self.names, inside_restore, self.with_added)?)
     }
 
@@ -192,7 +208,9 @@ impl Session<'_> {
     fn carry_out(&mut self, command: &Command, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Outcome {
         let done = match command {
             Command::List(listing) => execute::list(listing, self.director, self.names, stdout),
-            Command::Save { numeric } => execute::save(*numeric, self.director, self.names, stdout),
+            Command::Save { numeric } => {
+                execute::save(*numeric, self.with_added, self.director, self.names, stdout)
+            }
             Command::Help => help::write(stdout, self.program, self.with_added).map_err(Failure::Output),
             Command::Version => help::write_version(stdout, self.with_added).map_err(Failure::Output),
             Command::Rehearse(command) => execute::rehearse(command, self.director, stdout),

@@ -114,6 +114,7 @@ fn kind_of(change: &Change) -> CommandKind {
         Change::AddDestination(..) => CommandKind::AddDestination,
         Change::EditDestination(..) => CommandKind::EditDestination,
         Change::DeleteDestination(..) => CommandKind::DeleteDestination,
+        Change::SetMarkRules(_) => CommandKind::Restore,
     }
 }
 

@@ -8,10 +8,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::forward::{ForwardingMethod, TunnelType};
+use lb_common::mark::Rule;
 use lb_common::scheduler::Scheduler;
 
 use super::newest::Newest;
-use super::{Director, Error, Result};
+use super::{Director, Error, Result, marked_elsewhere};
 use crate::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, Family, Info, Netmask, Service,
     ServiceKey, ServiceReport, Stats, SyncDaemon, SyncRole, TableReport, Timeouts, service_flags,
@@ -117,6 +118,7 @@ pub struct Memory {
     /// The connections that it reports.
     pub connections: Vec<ConnectionReport>,
     services: Newest<ServiceKey, Entry>,
+    marks: Option<Vec<Rule>>,
     timeouts: Timeouts,
     daemons: [Option<SyncDaemon>; 2],
 }
@@ -136,6 +138,7 @@ impl Memory {
             permitted: true,
             connections: Vec::new(),
             services: Newest::default(),
+            marks: Some(Vec::new()),
             timeouts: Timeouts::default(),
             daemons: [None, None],
         }
@@ -145,7 +148,7 @@ impl Memory {
     ///
     /// What is there is not checked again, and a scheduler that is in use is one that the host has.
     pub fn holding(table: &TableReport) -> Self {
-        let mut memory = Self { timeouts: table.timeouts, ..Self::default() };
+        let mut memory = Self { timeouts: table.timeouts, marks: table.marks.clone(), ..Self::default() };
         for entry in table.entries.iter().rev() {
             let service = &entry.service.service;
             memory.host.schedulers.insert(service.scheduler.clone());
@@ -359,6 +362,17 @@ impl Director for Memory {
 
     fn stop_daemon(&mut self, role: SyncRole) -> Result<()> {
         self.daemons[role as usize - 1].take().map(drop).ok_or(Error::NoDaemon)
+    }
+
+    fn mark_rules(&mut self) -> Result<Option<Vec<Rule>>> {
+        Ok(self.marks.clone())
+    }
+
+    fn change_mark_rules(&mut self, change: &mut dyn FnMut(&mut Vec<Rule>) -> Result<()>) -> Result<()> {
+        match &mut self.marks {
+            Some(rules) => change(rules),
+            None => Err(marked_elsewhere()),
+        }
     }
 
     fn connections(&mut self) -> Result<Vec<ConnectionReport>> {

@@ -11,6 +11,8 @@ pub mod xdp;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use lb_common::mark::Rule;
+
 use crate::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, EntryReport, Info, Service, ServiceKey,
     ServiceReport, SyncDaemon, SyncRole, TableReport, Timeouts,
@@ -67,6 +69,11 @@ fn errno_text(number: i32) -> String {
         Some(end) => text[..end].into(),
         None => text,
     }
+}
+
+/// What a director without rules that mark packets says of them.
+fn marked_elsewhere() -> Error {
+    Error::Unsupported("Packets for this director are marked by netfilter".into())
 }
 
 /// A director's answer.
@@ -128,6 +135,16 @@ pub trait Director {
     /// The connections and templates, in the director's own order.
     fn connections(&mut self) -> Result<Vec<ConnectionReport>>;
 
+    /// The rules that mark packets, in their order; none where netfilter marks them.
+    fn mark_rules(&mut self) -> Result<Option<Vec<Rule>>> {
+        Ok(None)
+    }
+
+    /// Changes the rules that mark packets, all at once.
+    fn change_mark_rules(&mut self, _change: &mut dyn FnMut(&mut Vec<Rule>) -> Result<()>) -> Result<()> {
+        Err(marked_elsewhere())
+    }
+
     /// A number that stays the same while nothing is configured anew, for whoever asks again and again.
     ///
     /// A director says what its number does not tell, if it is not everything.
@@ -137,13 +154,13 @@ pub trait Director {
         Ok(hasher.finish())
     }
 
-    /// The whole table: services with their destinations, and the timeouts.
+    /// The whole table: services with their destinations, the timeouts, and the rules that mark packets.
     fn table(&mut self) -> Result<TableReport> {
         let mut entries = Vec::new();
         for service in self.services()? {
             let destinations = self.destinations(&service.service.key)?;
             entries.push(EntryReport { service, destinations });
         }
-        Ok(TableReport { entries, timeouts: self.timeouts()? })
+        Ok(TableReport { entries, timeouts: self.timeouts()?, marks: self.mark_rules()? })
     }
 }

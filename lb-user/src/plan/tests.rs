@@ -19,7 +19,7 @@ fn perform(entries: &mut Vec<TableEntry>, change: &Change) {
         entry.destinations.iter().position(|destination| destination.key == *key)
     }
     match change {
-        Change::SetTimeouts(_) => {}
+        Change::SetTimeouts(_) | Change::SetMarkRules(_) => {}
         Change::AddService(service) => {
             assert!(entries.iter().all(|entry| entry.service.key != service.key), "service exists");
             entries.push(TableEntry { service: service.clone(), destinations: Vec::new() });
@@ -91,7 +91,11 @@ fn destinations() -> impl Strategy<Value = Vec<Destination>> {
 fn tables() -> impl Strategy<Value = Table> {
     (services(), prop::collection::vec(destinations(), 4)).prop_map(|(services, destinations)| {
         let entry = |(service, destinations)| TableEntry { service, destinations };
-        Table { entries: services.into_iter().zip(destinations).map(entry).collect(), timeouts: None }
+        Table {
+            entries: services.into_iter().zip(destinations).map(entry).collect(),
+            timeouts: None,
+            marks: None,
+        }
     })
 }
 
@@ -107,7 +111,7 @@ proptest! {
             perform(&mut entries, &change);
         }
         prop_assert_eq!(by_key(&entries), by_key(&wanted.entries));
-        prop_assert_eq!(plan(&Table { entries, timeouts: None }, &wanted), vec![]);
+        prop_assert_eq!(plan(&Table { entries, timeouts: None, marks: None }, &wanted), vec![]);
     }
 
     #[test]
@@ -186,6 +190,7 @@ fn a_plan_prints_as_rules_with_the_connections_it_touches() {
             destinations: vec![report(old.clone(), 2, 5), report(gone, 1, 0)],
         }],
         timeouts: Timeouts::default(),
+        marks: Some(Vec::new()),
     };
     old.weight = 3;
     let new = Destination::new(DestinationKey { address: address(4), port: 80 });
@@ -194,12 +199,15 @@ fn a_plan_prints_as_rules_with_the_connections_it_touches() {
     let wanted = Table {
         entries: vec![TableEntry { service, destinations: vec![new, old] }],
         timeouts: Some(Timeouts { tcp: 60, tcp_fin: 0, udp: 0 }),
+        marks: Some(vec![crate::mark::any(7)]),
     };
     let mut out = Vec::new();
     describe(&plan(&current.configured(), &wanted), &current, &mut out).unwrap();
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "--set 60 0 0 # 8 connections\n\
+         mark delete all\n\
+         mark add 7\n\
          -E -t 192.0.2.1:80 -s rr # 8 connections\n\
          -a -t 192.0.2.1:80 -r 192.0.2.4:80 -g -w 1\n\
          -e -t 192.0.2.1:80 -r 192.0.2.2:80 -g -w 3 # 7 connections\n\

@@ -145,12 +145,14 @@ pub fn records(maps: &Maps) -> Result<(Vec<Record<'static>>, usize)> {
     let listed = maps.entries()?.into_iter().filter(|found| found.entry.role != SERVER_SIDE);
     for found in listed {
         let TableEntry { entry, deadline, .. } = found;
-        let available =
-            maps.destinations.read(entry.destination).is_some_and(|record| record.status & AVAILABLE != 0);
+        let destination = maps.destinations.read(entry.destination);
         let ticks = deadline.wrapping_sub(settings.swept_at) as i32;
-        match available {
-            true => records.push(record(&found, ticks.max(0) as u32 / settings.ticks_per_second.max(1))),
-            false => lost += 1,
+        match destination.filter(|destination| destination.status & AVAILABLE != 0) {
+            Some(destination) => {
+                let expires = ticks.max(0) as u32 / settings.ticks_per_second.max(1);
+                records.push(Record { mark: service::mark_of(&destination), ..record(&found, expires) });
+            }
+            None => lost += 1,
         }
     }
     Ok((records, lost))
@@ -184,8 +186,7 @@ fn record(found: &TableEntry, expires: u32) -> Record<'static> {
     if entry.role != TEMPLATE {
         return record;
     }
-    // That of a firewall mark has the mark for an address, and no protocol.
+    // That of a firewall mark has none.
     let protocol = template_protocol(entry.protocol) & !IPV6;
-    let mark = if protocol == 0 { tuple.destination().to_bits() } else { 0 };
-    Record { protocol, flags: flags | sync::INACTIVE | sync::TEMPLATE, mark, ..record }
+    Record { protocol, flags: flags | sync::INACTIVE | sync::TEMPLATE, ..record }
 }

@@ -12,6 +12,7 @@ use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::connection::{AddressSet, Addresses, Adopted, Adoption, Entry, Set, WAYS};
 use lb_common::destination::{CounterLine, Counters, Destination, DestinationId};
+use lb_common::mark::Rule;
 use lb_common::protocol::{state, tcp};
 use lb_common::reason::{GAVE_WAY, REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
@@ -45,6 +46,8 @@ pub struct Maps {
     /// The address that this machine has towards each destination, network order; an IPv4 address in the first four
     /// bytes, zeroes for none.
     pub tunnel_sources: Mapped<[u8; 16]>,
+    /// The rules that mark packets, in two halves.
+    pub marks: Mapped<Rule>,
     counters: Mapped<CounterLine>,
     rates: Mapped<Estimator>,
     reasons: Mapped<[u64; REASON_SLOTS]>,
@@ -156,6 +159,7 @@ impl Maps {
             destinations: mapped(directory, "DESTINATIONS")?,
             arena: mapped(directory, "ARENA")?,
             tunnel_sources: mapped(directory, "TUNNEL_SOURCES")?,
+            marks: mapped(directory, "MARKS")?,
             counters: mapped(directory, "COUNTERS")?,
             rates: mapped(directory, "RATES")?,
             reasons: mapped(directory, "REASONS")?,

@@ -11,6 +11,7 @@ pub mod destination;
 pub mod lifecycle;
 mod mapped;
 pub mod maps;
+mod mark;
 pub mod neighbour;
 mod next_hops;
 pub mod refusal;
@@ -28,6 +29,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use lb_common::forward::{ForwardingMethod, TunnelType};
+use lb_common::mark::Rule;
 use lb_common::service::Service as ServiceRecord;
 use lb_common::settings::Settings;
 use lb_common::sync::Record;
@@ -194,7 +196,13 @@ impl Director for Xdp {
     }
 
     fn services(&mut self) -> Result<Vec<ServiceReport>> {
-        self.look(|maps| Ok(service::all(maps).map(|(_, record)| service::report(maps, &record)).collect()))
+        self.look(|maps| {
+            let mut records: Vec<_> = service::all(maps).map(|(_, record)| record).collect();
+            // As the kernel would that had them all in one hash bucket: newest first, marks last.
+            let next = maps.settings().service_serial;
+            records.sort_unstable_by_key(|record| (record.mark != 0, next.wrapping_sub(record.serial)));
+            Ok(records.iter().map(|record| service::report(maps, record)).collect())
+        })
     }
 
     fn service(&mut self, key: &ServiceKey) -> Result<ServiceReport> {
@@ -348,6 +356,18 @@ impl Director for Xdp {
         Err(Error::NoDaemon)
     }
 
+    fn mark_rules(&mut self) -> Result<Option<Vec<Rule>>> {
+        self.look(|maps| Ok(Some(mark::rules(maps))))
+    }
+
+    fn change_mark_rules(&mut self, change: &mut dyn FnMut(&mut Vec<Rule>) -> Result<()>) -> Result<()> {
+        self.change(|maps, _| {
+            let mut rules = mark::rules(maps);
+            change(&mut rules)?;
+            mark::store(maps, &rules)
+        })
+    }
+
     /// The table's revision, and whether a command was killed half-way; it tells everything.
     fn fingerprint(&mut self) -> Result<u64> {
         self.look(|maps| {
@@ -393,7 +413,15 @@ fn address_bytes(address: IpAddr) -> [u8; 16] {
 
 /// The number of an address's family in a record.
 fn family_of(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 4 } else { 6 }
+    number_of(Family::of(address))
+}
+
+/// The number of a family in a record.
+fn number_of(family: Family) -> u8 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
 }
 
 /// The address in a record.

@@ -32,7 +32,6 @@ pub enum Subject {
 
 /// Every refusal; of several that fit the first is said.
 pub const REFUSALS: &[Refusal] = &[
-    service("firewall mark services (-f)", |service| matches!(service.key, ServiceKey::Mark { .. })),
     service("SCTP (--sctp-service)", |service| {
         matches!(service.key, ServiceKey::Address { protocol: Protocol::Sctp, .. })
     }),

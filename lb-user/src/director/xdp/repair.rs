@@ -16,6 +16,11 @@ fn store_filter_word(maps: &Maps, word: usize, bits: u64) {
     maps.settings.store_u64(0, offset_of!(Settings, addresses) + word * size_of::<u64>(), bits);
 }
 
+/// Has the packet program look at every packet.
+pub fn concern_all(maps: &Maps) {
+    (0..ADDRESS_BITS / 64).for_each(|word| store_filter_word(maps, word, u64::MAX));
+}
+
 /// The word and the bit of a record's address in the filter.
 fn filter_bit(seed: u64, address: [u8; 16], family: u8) -> (usize, u64) {
     let [a, b, c, d, ..] = address;
@@ -44,8 +49,12 @@ fn destinations(maps: &Maps) -> impl Iterator<Item = (DestinationId, Destination
 ///
 /// Deleted destinations count while they are kept: packets of their connections are still ours.
 pub fn refresh(maps: &Maps) {
-    let mut filter = [0u64; ADDRESS_BITS / 64];
-    let seed = maps.settings().seed;
+    let settings = maps.settings();
+    let seed = settings.seed;
+    // Connections by firewall marks may have any address: as long as there may be some, nothing is forgotten.
+    let marks =
+        settings.mark_rules & 0xffff != 0 || destinations(maps).any(|(_, record)| record.protocol == 0);
+    let mut filter = if marks { settings.addresses } else { [0u64; ADDRESS_BITS / 64] };
     let mut add = |address: [u8; 16], family: u8| {
         let (word, bit) = filter_bit(seed, address, family);
         filter[word] |= bit;

@@ -11,7 +11,7 @@ use lb_common::stats::Rates;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::maps::{IndexKey, Maps};
-use super::{address_bytes, address_of, family_of, refusal, repair, set};
+use super::{address_bytes, address_of, family_of, number_of, refusal, repair, set};
 use crate::director::{Error, Result};
 use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, service_flags};
 
@@ -30,19 +30,43 @@ pub fn index_key(record: &Record) -> IndexKey {
 /// What [`Settings::wide_services`] has of a service.
 pub fn wide(record: &Record) -> u32 {
     match u16::from_be(record.port) {
+        _ if record.mark != 0 => 0,
         0 => WIDE_PORTS,
         21 if record.protocol == Protocol::Tcp.number() => WIDE_FTP,
         _ => 0,
     }
 }
 
+/// A record that has nothing but what the service is known by. That of a firewall mark has it in the place of the address,
+/// so that its destinations are told from others', and no protocol.
+fn identified(key: &ServiceKey) -> Record {
+    match *key {
+        ServiceKey::Address { protocol, address, port } => Record {
+            address: address_bytes(address),
+            port: port.to_be(),
+            protocol: protocol.number(),
+            family: family_of(address),
+            ..Record::new_zeroed()
+        },
+        ServiceKey::Mark { mark, family } => {
+            let [a, b, c, d] = mark.to_ne_bytes();
+            let mut record = Record { mark, family: number_of(family), ..Record::new_zeroed() };
+            record.address[..4].copy_from_slice(&[a, b, c, d]);
+            record
+        }
+    }
+}
+
+/// The firewall mark of the service that a destination belongs to; 0 if that has an address.
+pub fn mark_of(destination: &DestinationRecord) -> u32 {
+    let [a, b, c, d, ..] = destination.virtual_address;
+    if destination.protocol == 0 { u32::from_ne_bytes([a, b, c, d]) } else { 0 }
+}
+
 /// A service's slot and record.
 pub fn find(maps: &Maps, key: &ServiceKey) -> Result<(u32, Record)> {
-    let ServiceKey::Address { protocol, address, port } = key else {
-        return Err(Error::NoSuchService);
-    };
-    let key = IndexKey::new(family_of(*address), address_bytes(*address), port.to_be(), protocol.number());
-    let slot = maps.slot(&key).ok_or(Error::NoSuchService)?;
+    let record = identified(key);
+    let slot = maps.slot(&index_key(&record)).ok_or(Error::NoSuchService)?;
     Ok((slot, maps.services.read(slot).ok_or(Error::NoSuchService)?))
 }
 
@@ -66,25 +90,17 @@ pub fn check(service: &Service) -> Result<Scheduler> {
 
 /// Adds a service, checked and not there yet.
 pub fn add(maps: &mut Maps, service: &Service, scheduler: Scheduler) -> Result<()> {
-    let ServiceKey::Address { protocol, address, port } = service.key else { return Err(Error::Invalid) };
     let settings = maps.settings();
     let slot = (settings.services_used < maps.services.count()).then_some(settings.services_used);
     let is_free = |slot: &u32| maps.services.read(*slot).is_some_and(|record| record.family == 0);
     let slot =
         slot.or_else(|| (0..settings.services_used).find(is_free)).ok_or(Error::Errno(libc::ENOMEM))?;
-    let record = Record {
-        address: address_bytes(address),
-        port: port.to_be(),
-        protocol: protocol.number(),
-        serial: settings.service_serial,
-        ..Record::new_zeroed()
-    };
-    maps.services.write(slot, &record);
+    let record = Record { serial: settings.service_serial, ..identified(&service.key) };
+    maps.services.write(slot, &Record { family: 0, ..record });
     store_settings(maps, slot, service, scheduler);
     maps.settings.store_u32(0, offset_of!(Settings, service_serial), settings.service_serial.wrapping_add(1));
     maps.settings.store_u32(0, offset_of!(Settings, services_used), settings.services_used.max(slot + 1));
     // In use from here on: whatever else is missing now, a repair adds.
-    let record = Record { family: family_of(address), ..record };
     store_identity(maps, slot, &record);
     repair::concern(maps, record.address, record.family);
     maps.settings.store_u32(0, offset_of!(Settings, wide_services), settings.wide_services | wide(&record));
@@ -191,10 +207,15 @@ pub fn stats(counters: &Counters, rates: &Rates) -> Stats {
 
 /// What a listing says of a service.
 pub fn report(maps: &Maps, record: &Record) -> ServiceReport {
-    let key = ServiceKey::Address {
-        protocol: Protocol::from_number(record.protocol).unwrap_or(Protocol::Tcp),
-        address: address_of(record.address, record.family),
-        port: u16::from_be(record.port),
+    let key = if record.mark != 0 {
+        let family = if record.family == 6 { Family::V6 } else { Family::V4 };
+        ServiceKey::Mark { mark: record.mark, family }
+    } else {
+        ServiceKey::Address {
+            protocol: Protocol::from_number(record.protocol).unwrap_or(Protocol::Tcp),
+            address: address_of(record.address, record.family),
+            port: u16::from_be(record.port),
+        }
     };
     let scheduler = u8::try_from(record.scheduler).ok().and_then(Scheduler::from_number);
     let service = Service {

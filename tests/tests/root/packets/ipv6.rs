@@ -125,6 +125,39 @@ fn redirects(fixture: &Fixture, what: &str, interface: u32, frame: &Frame, out: 
 }
 
 #[test]
+fn marks_are_a_familys_own() {
+    let mut fixture = Fixture::configured(
+        "-A -f 7 -6 -s rr -p 300
+         -a -f 7 -6 -r [fd00:2::11]:8080 -m
+         -a -f 7 -6 -r [fd00:2::12]:8080 -m
+         -A -f 7 -s rr
+         -A -f 8 -6 -s rr
+         -a -f 8 -6 -r [fd00:2::13]:8080 -m",
+    );
+    super::mark::marked(
+        &mut fixture,
+        &["7", "8 --protocol udp --destination fd00:9::/16 --source fd00:1::10 --interface clients"],
+    );
+    // Persistent: one template for all that has the mark, and the packet's port; else the destination's.
+    let to = |fixture: &Fixture, frame: &Frame| {
+        let outcome = fixture.send(CLIENTS, &frame.bytes());
+        assert_eq!(outcome.action, Action::Redirect, "{outcome:?}");
+        (outcome.bytes[14 + 39], u16::from_be_bytes([outcome.bytes[56], outcome.bytes[57]]))
+    };
+    assert_eq!(to(&fixture, &Frame::tcp(client(40000), at("fd00:9::1", 80), SYN)), (0x12, 80));
+    assert_eq!(to(&fixture, &Frame::tcp(client(40001), at("fd00:9::2", 443), SYN)), (0x12, 443));
+    assert_eq!(to(&fixture, &Frame::tcp(at("fd00:1::11", 1), at("fd00:9::1", 80), SYN)), (0x11, 80));
+    assert_eq!(to(&fixture, &Frame::udp(client(40001), at("fd00:9::2", 53), b"?")), (0x13, 8080));
+    assert_eq!(to(&fixture, &Frame::udp(at("fd00:1::11", 1), at("fd00:9::2", 53), b"?")), (0x11, 53));
+    let rows = fixture.director.connections().unwrap();
+    let templates: Vec<_> = rows.iter().filter(|row| row.protocol == "IP").collect();
+    assert_eq!(templates.len(), 2, "{rows:?}");
+    let [virtual_address, client] = ["0:7::", "fd00:1::10"].map(|text| text.parse::<IpAddr>().unwrap());
+    let its = templates.iter().find(|row| row.client == client).unwrap_or_else(|| panic!("{templates:?}"));
+    assert_eq!((its.virtual_address, its.virtual_port, its.destination_port), (virtual_address, 0, 0));
+}
+
+#[test]
 fn a_conversation_is_translated_both_ways() {
     let mut fixture = Fixture::configured(WEB);
     let (client, vip, server) = (client(40000), vip(80), at("fd00:2::11", 8080));

@@ -17,6 +17,7 @@ mod icmp;
 mod ipv6;
 mod load;
 mod malformed;
+mod mark;
 mod model;
 mod nat;
 mod one_packet;
