@@ -17,8 +17,8 @@ mod packet;
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::btf_maps::{Array, HashMap, ProgramArray};
-use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use lb_common::packet::Frame;
@@ -48,6 +48,14 @@ static TURN: Array<u64, 1> = Array::new();
 #[btf_map]
 static FED: ProgramArray<1> = ProgramArray::new();
 
+/// Where [`generate`] and [`bounce`] send packets: the index of an interface.
+#[btf_map]
+static OUT: Array<u32, 1> = Array::new();
+
+/// Packets that [`sink`] took.
+#[btf_map]
+static TAKEN: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// Bytes of a frame.
 const FRAME: usize = 60;
 
@@ -64,6 +72,34 @@ pub fn feed(context: XdpContext) -> u32 {
     // SAFETY: nothing of this program's stack is used by the other.
     unsafe { FED.tail_call(&context, 0) };
     XDP_DROP
+}
+
+/// Sends the next frame on its way.
+#[xdp]
+pub fn generate(context: XdpContext) -> u32 {
+    if next_frame(&context).is_none() { XDP_DROP } else { redirect() }
+}
+
+/// Sends a packet on as it is: the least that a director could do.
+#[xdp]
+pub fn bounce(_context: XdpContext) -> u32 {
+    redirect()
+}
+
+/// Counts a packet and drops it.
+#[xdp]
+pub fn sink(_context: XdpContext) -> u32 {
+    if let Some(taken) = TAKEN.get_ptr_mut(0) {
+        // SAFETY: the element is this CPU's own.
+        unsafe { *taken += 1 };
+    }
+    XDP_DROP
+}
+
+#[inline(always)]
+fn redirect() -> u32 {
+    // SAFETY: the helper takes two numbers.
+    OUT.get(0).map_or(XDP_DROP, |out| unsafe { bpf_redirect(*out, 0) as u32 })
 }
 
 #[inline(always)]

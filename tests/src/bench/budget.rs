@@ -107,11 +107,15 @@ fn word<'a>(rest: &mut &'a str) -> &'a str {
 mod tests {
     use super::{Budget, Lookups, exceeded, parse};
     use crate::bench::figure::HASH;
-    use crate::bench::{Measured, Row};
+    use crate::bench::{Measured, Row, Unit};
 
     fn measured() -> Measured {
-        let row =
-            |name: &str, flows, nanoseconds| Row { name: name.into(), flows, rounds: vec![nanoseconds] };
+        let row = |name: &str, flows, nanoseconds| Row {
+            name: name.into(),
+            flows,
+            unit: Unit::Nanoseconds,
+            rounds: vec![nanoseconds],
+        };
         let rows = vec![row(HASH, 1, 20.0), row(HASH, 1000, 50.0), row("known, NAT", 1000, 100.0)];
         Measured { rows, ..Measured::default() }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Measured, Row};
+use super::{Measured, Row, Unit};
 
 /// The row of the empty program, which every other row with as many flows is above.
 pub const BARE: &str = "bare XDP_PASS, feeding included";
@@ -16,8 +16,10 @@ pub struct Figure<'a> {
     pub name: &'a str,
     /// How many flows took turns.
     pub flows: u32,
-    /// Median nanoseconds a packet above the bare program.
-    pub nanoseconds: f64,
+    /// The median of the rounds.
+    pub median: f64,
+    /// What it counts.
+    pub unit: Unit,
     /// How many hot hash-map lookups of the same run that is.
     pub hot: Option<f64>,
     /// How many hash-map lookups at the same number of flows that is.
@@ -48,10 +50,12 @@ pub fn figures(measured: &Measured) -> Vec<Figure<'_>> {
         row.and_then(|row| median(&row.rounds))
     };
     let mut figures = Vec::new();
-    for Row { name, flows, rounds } in &measured.rows {
-        let Some(nanoseconds) = median(rounds) else { continue };
-        let to = |flows: u32| ratio(nanoseconds, hash(flows)).filter(|_| name != BARE);
-        figures.push(Figure { name, flows: *flows, nanoseconds, hot: to(1), same_size: to(*flows) });
+    for Row { name, flows, unit, rounds } in &measured.rows {
+        let Some(median) = median(rounds) else { continue };
+        let compares = *unit == Unit::Nanoseconds && name != BARE;
+        let to = |flows: u32| ratio(median, hash(flows)).filter(|_| compares);
+        let (hot, same_size) = (to(1), to(*flows));
+        figures.push(Figure { name, flows: *flows, median, unit: *unit, hot, same_size });
     }
     figures
 }
@@ -61,28 +65,35 @@ pub fn table(measured: &Measured) -> String {
     let figures = figures(measured);
     let width = figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
     let show = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-    let mut text = format!("| {:width$} |   flows | ns a packet | hot lookups | lookups |\n", "row");
-    text += &format!("|-{:-<width$}-|--------:|------------:|------------:|--------:|\n", "");
+    let mut text =
+        format!("| {:width$} |   flows |    figure | {:12} | hot lookups | lookups |\n", "row", "unit");
+    text += &format!("|-{:-<width$}-|--------:|----------:|--------------|------------:|--------:|\n", "");
     for figure in &figures {
-        let Figure { name, flows, nanoseconds, .. } = figure;
-        let (hot, same) = (show(figure.hot), show(figure.same_size));
-        let _ = writeln!(text, "| {name:width$} | {flows:7} | {nanoseconds:11.1} | {hot:>11} | {same:>7} |");
+        let Figure { name, flows, median, unit, .. } = figure;
+        let (unit, hot, same) = (unit.name(), show(figure.hot), show(figure.same_size));
+        let decimals = usize::from(*median < 1000.0);
+        let _ = writeln!(
+            text,
+            "| {name:width$} | {flows:7} | {median:9.decimals$} | {unit:12} | {hot:>11} | {same:>7} |"
+        );
     }
-    text += "\n| program         | instructions verified |\n|-----------------|----------------------:|\n";
+    if !measured.programs.is_empty() {
+        text +=
+            "\n| program         | instructions verified |\n|-----------------|----------------------:|\n";
+    }
     for program in &measured.programs {
         let _ = writeln!(text, "| {:15} | {:21} |", program.name, program.instructions);
     }
-    let _ = writeln!(text, "\n{} packets.", measured.runs);
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::{BARE, HASH, figures, median, table};
-    use crate::bench::{Measured, Program, Row};
+    use crate::bench::{Measured, Program, Row, Unit};
 
     fn row(name: &str, flows: u32, rounds: &[f64]) -> Row {
-        Row { name: name.into(), flows, rounds: rounds.into() }
+        Row { name: name.into(), flows, unit: Unit::Nanoseconds, rounds: rounds.into() }
     }
 
     fn measured() -> Measured {
@@ -95,7 +106,6 @@ mod tests {
                 row("new", 7, &[42.0]),
             ],
             programs: vec![Program { name: "xipvs".into(), instructions: 1234 }],
-            runs: 1000,
         }
     }
 
@@ -111,8 +121,8 @@ mod tests {
     fn ratios_are_to_lookups_of_the_same_run() {
         let measured = measured();
         let figures = figures(&measured);
-        assert_eq!((figures[0].nanoseconds, figures[0].hot), (100.0, None));
-        assert_eq!((figures[3].name, figures[3].nanoseconds), ("known", 105.0));
+        assert_eq!((figures[0].median, figures[0].hot), (100.0, None));
+        assert_eq!((figures[3].name, figures[3].median), ("known", 105.0));
         assert_eq!((figures[3].hot, figures[3].same_size), (Some(5.0), Some(2.5)));
         // Nothing of the same size was measured.
         assert_eq!((figures[4].hot, figures[4].same_size), (Some(2.0), None));
@@ -129,10 +139,9 @@ mod tests {
     fn the_table_has_every_row_and_program() {
         let text = table(&measured());
         assert!(text.contains(&format!(
-            "| known{} |    1000 |       105.0 |        5.00 |    2.50 |",
+            "| known{} |    1000 |     105.0 | ns           |        5.00 |    2.50 |",
             " ".repeat(BARE.len() - 5)
         )));
         assert!(text.contains("| xipvs           |                  1234 |"));
-        assert!(text.contains("1000 packets"));
     }
 }

@@ -1,4 +1,4 @@
-//! The smallest TCP frames, made by the hundred thousand.
+//! The smallest TCP and UDP frames, made by the hundred thousand.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -16,21 +16,32 @@ const END: usize = 54;
 
 /// Makes a segment with these flags and right checksums.
 pub fn tcp(source: SocketAddrV4, destination: SocketAddrV4, flags: u8) -> Frame {
+    // Sequence and acknowledgement numbers, header length, flags, window.
+    let rest = [0, 0, 3, 232, 0, 0, 7, 208, 0x50, flags, 16, 0];
+    packet(source, destination, 6, &rest, 16)
+}
+
+/// Makes a datagram with right checksums.
+pub fn udp(source: SocketAddrV4, destination: SocketAddrV4) -> Frame {
+    packet(source, destination, 17, &[0, 20, 0, 0, b'w', b'h', b'o', b'?', 0, 0, 0, 0], 6)
+}
+
+/// Makes a packet of 40 bytes whose transport header has `rest` after the ports and a checksum at an offset.
+fn packet(source: SocketAddrV4, destination: SocketAddrV4, protocol: u8, rest: &[u8], sum: usize) -> Frame {
     let mut frame = [0; 60];
     frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 11, 2, 1, 0, 0, 0, 254, 0x08, 0x00]);
-    frame[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0x12, 0x34, 0x40, 0, 64, 6, 0, 0]);
+    frame[14..26].copy_from_slice(&[0x45, 0, 0, 40, 0x12, 0x34, 0x40, 0, 64, protocol, 0, 0]);
     frame[26..30].copy_from_slice(&source.ip().octets());
     frame[30..34].copy_from_slice(&destination.ip().octets());
     frame[34..36].copy_from_slice(&source.port().to_be_bytes());
     frame[36..38].copy_from_slice(&destination.port().to_be_bytes());
-    // Sequence and acknowledgement numbers, header length, flags, window.
-    frame[38..50].copy_from_slice(&[0, 0, 3, 232, 0, 0, 7, 208, 0x50, flags, 16, 0]);
+    frame[38..50].copy_from_slice(rest);
     let network = checksum(0, &frame[NETWORK..TRANSPORT]);
     frame[24..26].copy_from_slice(&network.to_be_bytes());
     // The pseudo header: both addresses, the protocol, the length.
-    let pseudo = 6 + (END - TRANSPORT) as u32;
+    let pseudo = u32::from(protocol) + (END - TRANSPORT) as u32;
     let transport = checksum(pseudo, &frame[26..END]);
-    frame[50..52].copy_from_slice(&transport.to_be_bytes());
+    frame[TRANSPORT + sum..TRANSPORT + sum + 2].copy_from_slice(&transport.to_be_bytes());
     frame
 }
 
@@ -84,6 +95,7 @@ mod tests {
         assert_eq!(checksum(0, &frame[NETWORK..TRANSPORT]), 0);
         assert_eq!(checksum(6 + 20, &frame[26..END]), 0);
         assert_eq!(destination(&frame), to);
+        assert_eq!(checksum(17 + 20, &udp(from, to)[26..END]), 0);
     }
 
     #[test]

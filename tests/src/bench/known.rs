@@ -6,6 +6,7 @@
 //! in a second, for which the clock is turned on before each pass.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -15,7 +16,8 @@ use lb_common::protocol::tcp::State;
 use super::feeder::{Batches, Feeder};
 use super::frame::{ACK, Frame, SYN, clients, destination, tcp};
 use super::stage::{PASS, REDIRECT, Record, Turns, run};
-use super::world::{CLIENTS, ESTABLISHED, SERVERS, VIP, World};
+use super::topology::{CLIENTS, SERVERS, VIP};
+use super::world::{ESTABLISHED, World};
 use super::yardstick::Yardsticks;
 
 const NAT: SocketAddrV4 = SocketAddrV4::new(VIP, 80);
@@ -33,7 +35,7 @@ pub fn prepare(world: &mut World) -> Result<()> {
 /// Measures so many flows of each kind, one kind after the other in an empty table, in so many rounds.
 pub fn measure(
     world: &mut World,
-    yardsticks: &Yardsticks,
+    object: &Path,
     flows: u32,
     rounds: u32,
     feeder: &mut Feeder,
@@ -44,6 +46,8 @@ pub fn measure(
     let (nat, direct) = (frames(NAT), frames(DIRECT));
     clients.iter().try_for_each(|client| open_direct(world, *client))?;
     check(world, flows)?;
+
+    let yardsticks = Yardsticks::load(object, &nat)?;
     for _ in 0..rounds {
         yardsticks.round(&nat, feeder, record)?;
         kind(world, "direct routing", (CLIENTS, &direct[..]), feeder, record)?;

@@ -15,7 +15,11 @@ pub mod known;
 #[cfg(feature = "bench")]
 pub mod new;
 #[cfg(feature = "bench")]
+pub mod path;
+#[cfg(feature = "bench")]
 pub mod stage;
+#[cfg(feature = "bench")]
+pub mod topology;
 #[cfg(feature = "bench")]
 pub mod world;
 #[cfg(feature = "bench")]
@@ -30,8 +34,14 @@ pub struct Measured {
     pub rows: Vec<Row>,
     /// The programs, in their order on a packet's way.
     pub programs: Vec<Program>,
-    /// Packets that the rows are means of.
-    pub runs: u64,
+}
+
+impl Measured {
+    /// Adds what another run measured.
+    pub fn join(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        self.programs.extend(other.programs);
+    }
 }
 
 /// What one kind of packet costs.
@@ -41,8 +51,35 @@ pub struct Row {
     pub name: String,
     /// How many flows took turns.
     pub flows: u32,
-    /// Mean nanoseconds a packet above the bare program, for each round; of [`figure::BARE`], in all.
+    /// What the figures count.
+    pub unit: Unit,
+    /// The figure of each round.
     pub rounds: Vec<f64>,
+}
+
+/// What a figure counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unit {
+    /// Nanoseconds a packet in the program, above the bare program but for [`figure::BARE`] itself.
+    Nanoseconds,
+    /// Instructions a packet on its whole way, the kernel's and the programs', from sending it to counting it.
+    Instructions,
+    /// Nanoseconds of one CPU for a packet on its whole way.
+    CpuNanoseconds,
+    /// Packets that arrived in a second.
+    PacketsPerSecond,
+}
+
+impl Unit {
+    /// How it is called in the table.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "ns",
+            Self::Instructions => "instructions",
+            Self::CpuNanoseconds => "ns of CPU",
+            Self::PacketsPerSecond => "packets/s",
+        }
+    }
 }
 
 /// What the verifier says of a program.

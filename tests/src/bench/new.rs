@@ -3,13 +3,15 @@
 //! Each round begins with an empty table and ends with so many flows in it; then they expire.
 
 use std::net::SocketAddrV4;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 
 use super::feeder::Feeder;
 use super::frame::{SYN, clients, tcp};
 use super::stage::{REDIRECT, Record, Turns};
-use super::world::{CLIENTS, VIP, World};
+use super::topology::{CLIENTS, VIP};
+use super::world::World;
 use super::yardstick::Yardsticks;
 
 /// The forwarding methods: their names, ipvsadm's options, and the first port of their services.
@@ -30,7 +32,7 @@ pub fn prepare(world: &mut World, schedulers: &[&str]) -> Result<()> {
 /// Measures so many new flows of each kind, in so many rounds.
 pub fn measure(
     world: &mut World,
-    yardsticks: &Yardsticks,
+    object: &Path,
     schedulers: &[&str],
     flows: u32,
     rounds: u32,
@@ -39,6 +41,7 @@ pub fn measure(
 ) -> Result<()> {
     let clients = clients(flows);
     let yards: Vec<_> = clients.iter().map(|client| tcp(*client, SocketAddrV4::new(VIP, 80), SYN)).collect();
+    let yardsticks = Yardsticks::load(object, &yards)?;
     for _ in 0..rounds {
         yardsticks.round(&yards, feeder, record)?;
         for (method, _, first) in METHODS {

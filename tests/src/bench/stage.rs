@@ -5,7 +5,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 
 use super::feeder::Batches;
 use super::frame::Frame;
-use super::{Measured, Row};
+use super::{Measured, Row, Unit};
 
 /// `XDP_PASS`.
 pub const PASS: u32 = 2;
@@ -25,7 +25,7 @@ impl Record {
     /// Notes a round of the bare program, which the others of the round with as many flows are above.
     pub fn note_bare(&mut self, name: &str, flows: u32, batches: &Batches) {
         self.bare.retain(|(of, _)| *of != flows);
-        self.push(name, flows, batches.runs, batches.mean());
+        self.note_figure(name, flows, Unit::Nanoseconds, batches.mean());
         self.bare.push((flows, batches.mean()));
     }
 
@@ -33,16 +33,16 @@ impl Record {
     pub fn note(&mut self, name: &str, flows: u32, batches: &Batches) -> Result<()> {
         let bare = self.bare.iter().find(|(of, _)| *of == flows);
         let (_, bare) = bare.with_context(|| format!("{name}: no bare round of {flows} flows"))?;
-        self.push(name, flows, batches.runs, batches.mean() - bare);
+        self.note_figure(name, flows, Unit::Nanoseconds, batches.mean() - bare);
         Ok(())
     }
 
-    fn push(&mut self, name: &str, flows: u32, runs: u64, nanoseconds: f64) {
-        self.measured.runs += runs;
+    /// Notes a round's figure as it is.
+    pub fn note_figure(&mut self, name: &str, flows: u32, unit: Unit, figure: f64) {
         let rows = &mut self.measured.rows;
-        match rows.iter_mut().find(|row| row.name == name && row.flows == flows) {
-            Some(row) => row.rounds.push(nanoseconds),
-            None => rows.push(Row { name: name.into(), flows, rounds: vec![nanoseconds] }),
+        match rows.iter_mut().find(|row| row.name == name && row.flows == flows && row.unit == unit) {
+            Some(row) => row.rounds.push(figure),
+            None => rows.push(Row { name: name.into(), flows, unit, rounds: vec![figure] }),
         }
     }
 }

@@ -1,18 +1,9 @@
-//! The loaded program in a network namespace that nothing else sees.
-//!
-//! Namespace and bpffs are this process's own and are gone with it, however it ends. All neighbours are permanent, so
-//! that the kernel's answers about next hops are those of a director at work.
-//!
-//! ```text
-//!  clients 172.16.0.0/12 ... gateway 192.168.1.254 | clients (11)   servers (12) 10.0.0.1 | 10.0.0.11 ... 10.0.0.26
-//! ```
+//! The loaded program in the namespace of the director.
 
 use std::cell::Cell;
 use std::ffi::OsString;
-use std::io::Write;
 use std::mem::offset_of;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::process::{Command, Stdio};
+use std::net::{IpAddr, SocketAddrV4};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -20,9 +11,6 @@ use aya::programs::Xdp as Loaded;
 use aya_obj::programs::XdpAttachType;
 use lb_common::protocol::Protocol;
 use lb_common::settings::Settings;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
-use nix::unistd::Pid;
 use xipvs::cli::names::SystemNames;
 use xipvs::cli::{self, Streams};
 use xipvs::director::Director;
@@ -32,15 +20,8 @@ use xipvs::director::xdp::sizes::Sizes;
 use xipvs::table::{ServiceKey, Timeouts};
 
 use super::Program;
+use super::topology::{DESTINATIONS, VIP, server};
 
-/// Index of the interface that clients' packets come in at.
-pub const CLIENTS: u32 = 11;
-/// Index of the interface that destinations' packets come in at.
-pub const SERVERS: u32 = 12;
-/// The virtual address.
-pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 100);
-/// Destinations of every service.
-pub const DESTINATIONS: u8 = 16;
 /// How long established connections live untouched, in seconds: longer than any measurement turns the clock on.
 pub const ESTABLISHED: u32 = 86_400;
 
@@ -52,50 +33,6 @@ pub struct World {
     pub program: Loaded,
     clock: Cell<u32>,
     ticks_per_second: u32,
-}
-
-/// Moves this process into namespaces of its own, for good, and onto one CPU. To be called before it has threads.
-pub fn enter() -> Result<()> {
-    let apart = CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
-    unshare(apart).context("measuring needs namespaces of its own, and those need root")?;
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none)?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
-    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
-    let mut cpus = CpuSet::new();
-    // Interrupts of devices mostly go to the first.
-    cpus.set(std::thread::available_parallelism()?.get() - 1)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus)?;
-
-    let mut lines = String::from(
-        "link add clients index 11 address 02:00:00:00:00:0b type veth peer name clients-peer
-         link add servers index 12 address 02:00:00:00:00:0c type veth peer name servers-peer
-         link set lo up
-         link set clients-peer up
-         link set servers-peer up
-         link set clients up
-         link set servers up
-         addr add 192.168.1.1/24 dev clients
-         addr add 192.168.1.100/32 dev clients
-         addr add 10.0.0.1/24 dev servers
-         route add default via 192.168.1.254
-         neigh add 192.168.1.254 lladdr 02:01:00:00:00:fe dev clients nud permanent\n",
-    );
-    for number in 1..=DESTINATIONS {
-        let address = server(number);
-        lines +=
-            &format!("neigh add {address} lladdr 02:02:00:00:00:{number:02x} dev servers nud permanent\n");
-    }
-    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().context("ip")?;
-    ip.stdin.take().context("piped")?.write_all(lines.as_bytes())?;
-    ensure!(ip.wait()?.success(), "ip failed");
-    Ok(())
-}
-
-/// The address of server 1, 2 ...
-pub fn server(number: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, 0, 10 + number)
 }
 
 impl World {
@@ -132,21 +69,11 @@ impl World {
 
     /// Adds a service at a port of the virtual address with all servers; `method` is ipvsadm's option.
     pub fn add_service(&mut self, port: u16, scheduler: &str, method: &str) -> Result<()> {
-        self.ipvsadm(&format!("-A -t {VIP}:{port} -s {scheduler}"))?;
+        ipvsadm(&mut self.director, &format!("-A -t {VIP}:{port} -s {scheduler}"))?;
         for number in 1..=DESTINATIONS {
             let to = if method == "-m" { 8080 } else { port };
-            self.ipvsadm(&format!("-a -t {VIP}:{port} -r {}:{to} {method}", server(number)))?;
+            ipvsadm(&mut self.director, &format!("-a -t {VIP}:{port} -r {}:{to} {method}", server(number)))?;
         }
-        Ok(())
-    }
-
-    fn ipvsadm(&mut self, line: &str) -> Result<()> {
-        let words: Vec<OsString> =
-            std::iter::once("ipvsadm").chain(line.split(' ')).map(Into::into).collect();
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut streams = Streams { stdin: &mut std::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
-        let status = cli::run(&words, &mut streams, &mut self.director, &SystemNames::default());
-        ensure!(status == 0, "ipvsadm {line}: {}", String::from_utf8_lossy(&stderr));
         Ok(())
     }
 
@@ -191,4 +118,14 @@ impl World {
     fn store_clock(&self, ticks: u32) {
         self.director.maps().settings.store_u32(0, offset_of!(Settings, clock_offset), ticks);
     }
+}
+
+/// Says a line of ipvsadm's to a director.
+pub fn ipvsadm(director: &mut dyn Director, line: &str) -> Result<()> {
+    let words: Vec<OsString> = std::iter::once("ipvsadm").chain(line.split(' ')).map(Into::into).collect();
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut streams = Streams { stdin: &mut std::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
+    let status = cli::run(&words, &mut streams, director, &SystemNames::default());
+    ensure!(status == 0, "ipvsadm {line}: {}", String::from_utf8_lossy(&stderr));
+    Ok(())
 }

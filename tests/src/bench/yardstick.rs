@@ -11,7 +11,7 @@ use super::feeder::Feeder;
 use super::figure::{BARE, HASH};
 use super::frame::{Frame, tcp};
 use super::stage::{PASS, Record, Turns};
-use super::world::{CLIENTS, server};
+use super::topology::{CLIENTS, server};
 
 const LINE: &str = "one line of a large array";
 const ROUTE: &str = "one bpf_fib_lookup";

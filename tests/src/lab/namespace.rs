@@ -96,15 +96,7 @@ impl Namespace {
 
     /// Calls a function on a thread that is in this namespace. Sockets that it makes stay in it.
     pub fn enter<T: Send>(&self, function: impl FnOnce() -> T + Send) -> Result<T> {
-        let file = Path::new(NAMED).join(&self.name);
-        let file = File::open(&file).with_context(|| file.display().to_string())?;
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| -> Result<T> {
-                setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", self.name))?;
-                Ok(function())
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        enter_namespace(&self.name, function)
     }
 
     /// Opens a TCP connection from here.
@@ -154,6 +146,19 @@ impl Drop for Namespace {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// [`Namespace::enter`] for a namespace by its name.
+pub fn enter_namespace<T: Send>(name: &str, function: impl FnOnce() -> T + Send) -> Result<T> {
+    let file = Path::new(NAMED).join(name);
+    let file = File::open(&file).with_context(|| file.display().to_string())?;
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| -> Result<T> {
+            setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {name}"))?;
+            Ok(function())
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn run(command: &mut Command) -> Result<String> {

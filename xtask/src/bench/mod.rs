@@ -1,0 +1,147 @@
+//! `cargo xtask bench`: what a packet costs, in the program alone and on its whole way, beside what else there is.
+//!
+//! Measuring is the program `measure` of the `tests` crate; here it is built and run, on this machine or in the reference
+//! VM, and what it found is printed, kept as JSON, recorded, or compared with the budgets in `tests/budgets.txt`.
+
+mod report;
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Instant;
+
+use ::tests::bench::Measured;
+use ::tests::bench::budget::{self, Budget};
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+
+use self::report::Report;
+use crate::command::{self, run as run_command};
+use crate::need::Group;
+use crate::{build, setup};
+
+/// Where recorded results stand.
+const RECORDS: &str = "BENCHMARKS.md";
+const BUDGETS: &str = "tests/budgets.txt";
+/// How often budgets are given another chance: a machine may be busy for a moment.
+const ATTEMPTS: u32 = 3;
+/// Seconds that the reference VM may take: where it is emulated, loading the program alone takes a minute.
+const VM_TIMEOUT: &str = "1500";
+
+/// Measures what a packet costs.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// Only these parts, instead of all.
+    #[arg(long, value_name = "PART", conflicts_with = "check")]
+    only: Vec<Part>,
+    /// Also 524,288 flows, in a table that is large enough.
+    #[arg(long, conflicts_with = "check")]
+    large: bool,
+    /// Add the result to BENCHMARKS.md.
+    #[arg(long, conflicts_with = "check")]
+    record: bool,
+    /// Only compare with the budgets in tests/budgets.txt.
+    #[arg(long)]
+    check: bool,
+    /// How often everything is measured.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+}
+
+/// Something to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The program alone: packets of known flows, and packets that are not ours.
+    Known,
+    /// The program alone: a new flow with every packet.
+    New,
+    /// The whole way on this machine, in packets a second and CPU time.
+    Path,
+    /// The whole way in the reference VM, beside kernel IPVS, in instructions.
+    Instructions,
+}
+
+impl Bench {
+    /// Carries out `cargo xtask bench`.
+    pub fn run(&self) -> Result<()> {
+        setup::ensure(&[Group::Core])?;
+        build::object()?;
+        let bench = Kit { yardsticks: build::yardsticks()?, rounds: self.rounds };
+        run_command(command::cargo().args(["build", "--quiet"]).args(MEASURE))?;
+        ensure!(command::is_root(), "loading programs and making namespaces needs root");
+        if self.check {
+            return check(&bench);
+        }
+        let (extent, rounds) = if self.large { ("large", 5) } else { ("full", 7) };
+        let parts = if self.only.is_empty() { Part::value_variants() } else { &self.only };
+        let began = Instant::now();
+        let mut measured = Measured::default();
+        for part in parts {
+            measured.join(bench.measure(*part, extent, rounds)?);
+        }
+        let report = Report::new(&measured, began.elapsed())?;
+        print!("{}", report.text());
+        let file = command::target().join("bench.json");
+        fs::write(&file, serde_json::to_vec_pretty(&report.json()?)?)?;
+        println!("\nalso in   {}", file.display());
+        if self.record {
+            report.record(&command::workspace().join(RECORDS))?;
+            println!("recorded  {RECORDS}");
+        }
+        Ok(())
+    }
+}
+
+/// Words that make cargo build the measuring program.
+const MEASURE: [&str; 6] = ["--package", "tests", "--features", "bench", "--bin", "measure"];
+
+/// What measuring needs, built.
+struct Kit {
+    yardsticks: PathBuf,
+    rounds: Option<u32>,
+}
+
+impl Kit {
+    /// Measures a part; how often, unless the user said so.
+    fn measure(&self, part: Part, extent: &str, rounds: u32) -> Result<Measured> {
+        let program = command::target().join("debug/measure");
+        let mut command = if part == Part::Instructions {
+            setup::ensure(&[Group::Vm])?;
+            let mut vm = command::clean(env::current_exe().context("where this program is")?);
+            vm.args(["vm", "--count-instructions", "--timeout", VM_TIMEOUT, "--"]).arg(program);
+            vm
+        } else {
+            command::clean(program)
+        };
+        // Instructions are the same every time.
+        let rounds = if part == Part::Instructions { 1 } else { rounds };
+        let rounds = self.rounds.unwrap_or(rounds).to_string();
+        let name = part.to_possible_value().context("a part has a name")?;
+        command.arg(&self.yardsticks).args([&rounds, extent, name.get_name()]);
+        // What it says on the way is for whoever waits.
+        let said = command::output(command.stderr(Stdio::inherit()))?;
+        let line = said.lines().rfind(|line| line.starts_with('{')).context("nothing was measured")?;
+        Ok(serde_json::from_str(line)?)
+    }
+}
+
+fn check(bench: &Kit) -> Result<()> {
+    let text = fs::read_to_string(command::workspace().join(BUDGETS)).context(BUDGETS)?;
+    let mut open: Vec<Budget> = budget::parse(&text).context(BUDGETS)?;
+    for _ in 0..ATTEMPTS {
+        let mut measured = Measured::default();
+        for part in [Part::Known, Part::New] {
+            measured.join(bench.measure(part, "quick", 3)?);
+        }
+        let exceeded = budget::exceeded(&open, &measured)?;
+        exceeded.iter().for_each(|(_, sentence)| eprintln!("exceeded  {sentence}"));
+        // What has held once need not hold again.
+        open = exceeded.into_iter().map(|(budget, _)| budget).collect();
+        if open.is_empty() {
+            println!("every budget in {BUDGETS} holds");
+            return Ok(());
+        }
+    }
+    bail!("{} of the budgets in {BUDGETS} are exceeded, {ATTEMPTS} times in a row", open.len())
+}
