@@ -38,11 +38,24 @@ static LINES: Array<[u64; 8], ELEMENTS> = Array::new();
 
 /// Frames that are fed in turn, as [`feed`] wants them.
 #[btf_map]
-static FRAMES: Array<[u64; 8], ELEMENTS> = Array::new();
+static FRAMES: Array<[u64; WORDS], ELEMENTS> = Array::new();
 
-/// The number of the frame that is fed next, and above 32 bits how many take turns.
+/// Whose turn it is.
 #[btf_map]
-static TURN: Array<u64, 1> = Array::new();
+static TURN: Array<Turn, 1> = Array::new();
+
+/// Whose turn it is.
+#[repr(C)]
+struct Turn {
+    /// The number of the frame that is fed next.
+    next: u32,
+    /// How many take turns.
+    count: u32,
+    /// Bytes of each.
+    length: u32,
+    /// Fills the element.
+    reserved: u32,
+}
 
 /// What they are fed to.
 #[btf_map]
@@ -56,8 +69,11 @@ static OUT: Array<u32, 1> = Array::new();
 #[btf_map]
 static TAKEN: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Bytes of a frame.
-const FRAME: usize = 60;
+/// Bytes of a frame of IPv6; one of IPv4 has 60.
+const FRAME_IPV6: usize = 74;
+/// Words of [`FRAMES`] that a frame of IPv4 is made of, and all of them, of which one of IPv6 is.
+const WORDS_IPV4: usize = 8;
+const WORDS: usize = 10;
 
 /// Makes the next frame of what the last run has left of the packet, and runs the program that is measured on it.
 ///
@@ -104,22 +120,25 @@ fn redirect() -> u32 {
 
 #[inline(always)]
 fn next_frame(context: &XdpContext) -> Option<()> {
-    let turn = TURN.get_ptr_mut(0)?;
-    // SAFETY: one CPU feeds; the pointer is to the only element.
-    let number = unsafe {
-        let (next, count) = (*turn as u32, (*turn >> 32) as u32);
-        *turn = u64::from(count) << 32 | u64::from(if next + 1 < count { next + 1 } else { 0 });
-        next
-    };
-    let frame = FRAMES.get(number)?;
-    let grown = Window::of(context).length() as i32 - FRAME as i32;
+    // SAFETY: one CPU feeds; the pointer is to the only element, and nobody else has one.
+    let turn = unsafe { &mut *TURN.get_ptr_mut(0)? };
+    let frame = FRAMES.get(turn.next)?;
+    let next = turn.next + 1;
+    turn.next = if next < turn.count { next } else { 0 };
+    let length = turn.length;
+    let grown = Window::of(context).length() as i32 - length as i32;
     if grown != 0 && !packet::move_head(context, grown) {
         return None;
     }
     let mut window = Window::of(context);
     *window.bytes_mut(0)? = ((frame[0] >> 48) as u16).to_ne_bytes();
-    for (number, word) in frame.iter().enumerate().skip(1) {
+    for (number, word) in frame.iter().enumerate().take(WORDS_IPV4).skip(1) {
         *window.bytes_mut(8 * number - 6)? = word.to_ne_bytes();
+    }
+    if length == FRAME_IPV6 as u32 {
+        for (number, word) in frame.iter().enumerate().skip(WORDS_IPV4) {
+            *window.bytes_mut(8 * number - 6)? = word.to_ne_bytes();
+        }
     }
     Some(())
 }

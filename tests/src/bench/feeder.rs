@@ -11,7 +11,7 @@ use aya::maps::{Array, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
-use super::frame::Frame;
+use super::frame::{Frame, bytes};
 use super::stage::{Turns, incoming};
 
 /// Runs in a batch, at least: so few that most batches are not interrupted.
@@ -44,8 +44,11 @@ impl Batches {
 impl Feeder {
     /// Loads it from the yardsticks' object file.
     pub fn load(object: &Path) -> Result<Self> {
-        let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
-        let mut ebpf = EbpfLoader::new().btf(None).load(&bytes)?;
+        let object = std::fs::read(object).with_context(|| object.display().to_string())?;
+        let mut loader = EbpfLoader::new();
+        // These are the yardsticks'.
+        loader.btf(None).map_max_entries("FLOWS", 1).map_max_entries("LINES", 1);
+        let mut ebpf = loader.load(&object)?;
         let program: &mut Xdp = ebpf.program_mut("feed").context("no program feed")?.try_into()?;
         program.load()?;
         Ok(Self(ebpf))
@@ -77,7 +80,7 @@ impl Feeder {
         for _ in 0..batches {
             before();
             let mut options = TestRunOptions::new();
-            options.data_in = Some(&turns.frames[0]);
+            options.data_in = Some(bytes(&turns.frames[0]));
             options.ctx_in = Some(&context);
             options.repeat = (passes * turns.frames.len()) as u32;
             let result = program.test_run(options).context("feeding packets to a program")?;
@@ -89,24 +92,29 @@ impl Feeder {
     }
 
     fn line_up(&mut self, turns: Turns<'_>) -> Result<()> {
-        let map = self.0.map_mut("FRAMES").context("no map FRAMES")?;
-        let mut frames: Array<_, [u64; 8]> = map.try_into()?;
-        for (number, frame) in (0..).zip(turns.frames) {
-            frames.set(number, words(frame), 0)?;
-        }
-        let map = self.0.map_mut("TURN").context("no map TURN")?;
-        Array::<_, u64>::try_from(map)?.set(0, (turns.frames.len() as u64) << 32, 0)?;
+        line_up(&mut self.0, turns.frames)?;
         let map = self.0.map_mut("FED").context("no map FED")?;
         Ok(ProgramArray::try_from(map)?.set(0, turns.program.fd()?, 0)?)
     }
 }
 
-/// A frame as the feeding program wants it: two bytes at the end of the first word, then words. The last two bytes of
-/// padding never change.
-pub fn words(frame: &Frame) -> [u64; 8] {
-    let mut bytes = [0; 64];
-    bytes[6..].copy_from_slice(&frame[..58]);
-    let mut words = [0; 8];
+/// Has these frames, all of one family, take turns in the programs of an object of ours.
+pub fn line_up(ebpf: &mut Ebpf, frames: &[Frame]) -> Result<()> {
+    let mut map: Array<_, [u64; 10]> = ebpf.map_mut("FRAMES").context("no map FRAMES")?.try_into()?;
+    for (number, frame) in (0..).zip(frames) {
+        map.set(number, words(frame), 0)?;
+    }
+    let length = bytes(frames.first().context("no frames")?).len();
+    let mut turn: Array<_, [u32; 4]> = ebpf.map_mut("TURN").context("no map TURN")?.try_into()?;
+    Ok(turn.set(0, [0, frames.len() as u32, length as u32, 0], 0)?)
+}
+
+/// A frame as the feeding program wants it: two bytes at the end of the first word, then words. Of IPv4 the last two
+/// bytes of padding never change.
+fn words(frame: &Frame) -> [u64; 10] {
+    let mut bytes = [0; 80];
+    bytes[6..].copy_from_slice(frame);
+    let mut words = [0; 10];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
         *word = u64::from_ne_bytes(*bytes);
     }

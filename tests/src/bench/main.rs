@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use tests::bench::feeder::Feeder;
+use tests::bench::known::KINDS;
 use tests::bench::stage::Record;
 use tests::bench::topology;
 use tests::bench::world::World;
@@ -27,7 +28,7 @@ const FULL: Extent = Extent {
     sets: 1 << 17,
     known: &[1, 1000, 1 << 16],
     new: &[1000, 1 << 16],
-    schedulers: &["rr", "wrr", "lc", "wlc", "sh"],
+    schedulers: &["rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh", "fo", "ovf", "twos"],
     packets: 60_000,
 };
 /// With half as many flows as fit the yardsticks' hash map, in a table with room for 3,670,016 entries.
@@ -73,7 +74,8 @@ fn known(object: &Path, extent: &Extent, rounds: u32, record: &mut Record) -> Re
     known::prepare(&mut world)?;
     for flows in extent.known {
         eprintln!("measuring {flows} known flows");
-        known::measure(&mut world, object, *flows, rounds, &mut feeder, record)?;
+        known::measure(&mut world, object, &KINDS, *flows, rounds, &mut feeder, record)?;
+        known::measure_strangers(&world, object, *flows, rounds, &mut feeder, record)?;
     }
     world.unload()
 }

@@ -37,10 +37,20 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Adds what another run measured.
+    /// Adds what another run measured; of what both did, such as yardsticks, the rounds are put together.
     pub fn join(&mut self, other: Self) {
-        self.rows.extend(other.rows);
+        for row in other.rows {
+            row.rounds.iter().for_each(|figure| self.note(&row.name, row.flows, row.unit, *figure));
+        }
         self.programs.extend(other.programs);
+    }
+
+    /// Notes a round's figure.
+    pub fn note(&mut self, name: &str, flows: u32, unit: Unit, figure: f64) {
+        match self.rows.iter_mut().find(|row| row.name == name && row.flows == flows && row.unit == unit) {
+            Some(row) => row.rounds.push(figure),
+            None => self.rows.push(Row { name: name.into(), flows, unit, rounds: vec![figure] }),
+        }
     }
 }
 

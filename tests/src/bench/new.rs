@@ -2,7 +2,7 @@
 //!
 //! Each round begins with an empty table and ends with so many flows in it; then they expire.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -23,7 +23,7 @@ const OPENING: u32 = 90;
 pub fn prepare(world: &mut World, schedulers: &[&str]) -> Result<()> {
     for (_, option, first) in METHODS {
         for (port, scheduler) in (first..).zip(schedulers) {
-            world.add_service(port, scheduler, option)?;
+            world.add_service((VIP, port).into(), scheduler, option)?;
         }
     }
     Ok(())
@@ -40,14 +40,16 @@ pub fn measure(
     record: &mut Record,
 ) -> Result<()> {
     let clients = clients(flows);
-    let yards: Vec<_> = clients.iter().map(|client| tcp(*client, SocketAddrV4::new(VIP, 80), SYN)).collect();
+    let yards: Vec<_> =
+        clients.iter().map(|client| tcp(SocketAddr::V4(*client), (VIP, 80).into(), SYN)).collect();
     let yardsticks = Yardsticks::load(object, &yards)?;
     for _ in 0..rounds {
         yardsticks.round(&yards, feeder, record)?;
         for (method, _, first) in METHODS {
             for (port, scheduler) in (first..).zip(schedulers) {
-                let service = SocketAddrV4::new(VIP, port);
-                let frames: Vec<_> = clients.iter().map(|client| tcp(*client, service, SYN)).collect();
+                let service = (VIP, port).into();
+                let frames: Vec<_> =
+                    clients.iter().map(|client| tcp(SocketAddr::V4(*client), service, SYN)).collect();
                 let program = &world.program;
                 let turns = Turns { program, interface: CLIENTS, frames: &frames, action: REDIRECT };
                 let batches = feeder.once(turns)?;

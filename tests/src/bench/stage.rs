@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 
 use super::feeder::Batches;
-use super::frame::Frame;
-use super::{Measured, Row, Unit};
+use super::frame::{Frame, bytes};
+use super::{Measured, Unit};
 
 /// `XDP_PASS`.
 pub const PASS: u32 = 2;
@@ -25,7 +25,7 @@ impl Record {
     /// Notes a round of the bare program, which the others of the round with as many flows are above.
     pub fn note_bare(&mut self, name: &str, flows: u32, batches: &Batches) {
         self.bare.retain(|(of, _)| *of != flows);
-        self.note_figure(name, flows, Unit::Nanoseconds, batches.mean());
+        self.measured.note(name, flows, Unit::Nanoseconds, batches.mean());
         self.bare.push((flows, batches.mean()));
     }
 
@@ -33,17 +33,8 @@ impl Record {
     pub fn note(&mut self, name: &str, flows: u32, batches: &Batches) -> Result<()> {
         let bare = self.bare.iter().find(|(of, _)| *of == flows);
         let (_, bare) = bare.with_context(|| format!("{name}: no bare round of {flows} flows"))?;
-        self.note_figure(name, flows, Unit::Nanoseconds, batches.mean() - bare);
+        self.measured.note(name, flows, Unit::Nanoseconds, batches.mean() - bare);
         Ok(())
-    }
-
-    /// Notes a round's figure as it is.
-    pub fn note_figure(&mut self, name: &str, flows: u32, unit: Unit, figure: f64) {
-        let rows = &mut self.measured.rows;
-        match rows.iter_mut().find(|row| row.name == name && row.flows == flows && row.unit == unit) {
-            Some(row) => row.rounds.push(figure),
-            None => rows.push(Row { name: name.into(), flows, unit, rounds: vec![figure] }),
-        }
     }
 }
 
@@ -51,7 +42,7 @@ impl Record {
 #[must_use]
 pub fn incoming(interface: u32, frame: &Frame) -> [u8; 24] {
     let mut context = [0; 24];
-    context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[4..8].copy_from_slice(&(bytes(frame).len() as u32).to_ne_bytes());
     context[12..16].copy_from_slice(&interface.to_ne_bytes());
     context
 }
@@ -60,7 +51,7 @@ pub fn incoming(interface: u32, frame: &Frame) -> [u8; 24] {
 pub fn run(program: &Xdp, interface: u32, frame: &Frame, out: Option<&mut Frame>) -> Result<u32> {
     let context = incoming(interface, frame);
     let mut options = TestRunOptions::new();
-    options.data_in = Some(frame);
+    options.data_in = Some(bytes(frame));
     options.data_out = out.map(|out| out.as_mut_slice());
     options.ctx_in = Some(&context);
     Ok(program.test_run(options).context("running a packet through a program")?.return_value)

@@ -34,6 +34,8 @@ pub const CLIENTS: u32 = 11;
 pub const SERVERS: u32 = 12;
 /// The virtual address.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 100);
+/// [`VIP`] in the other family.
+pub const VIP_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x100);
 /// Destinations of every service.
 pub const DESTINATIONS: u8 = 16;
 

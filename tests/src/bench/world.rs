@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::mem::offset_of;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -20,10 +20,14 @@ use xipvs::director::xdp::sizes::Sizes;
 use xipvs::table::{ServiceKey, Timeouts};
 
 use super::Program;
-use super::topology::{DESTINATIONS, VIP, server};
+use super::topology::{DESTINATIONS, server, server_ipv6};
 
 /// How long established connections live untouched, in seconds: longer than any measurement turns the clock on.
 pub const ESTABLISHED: u32 = 86_400;
+
+/// The programs that most packets go through, in their order on a packet's way.
+const PROGRAMS: [&str; 6] =
+    ["xipvs", "xipvs_slow", "xipvs_open", "xipvs_ipv6", "xipvs_ipv6_slow", "xipvs_ipv6_open"];
 
 /// The program with an empty table.
 pub struct World {
@@ -64,23 +68,30 @@ impl World {
             let instructions = instructions.context("this kernel does not tell instruction counts")?;
             Ok(Program { name: name.into(), instructions })
         };
-        ["xipvs", "xipvs_slow", "xipvs_open"].into_iter().map(program).collect()
+        PROGRAMS.into_iter().map(program).collect()
     }
 
-    /// Adds a service at a port of the virtual address with all servers; `method` is ipvsadm's option.
-    pub fn add_service(&mut self, port: u16, scheduler: &str, method: &str) -> Result<()> {
-        ipvsadm(&mut self.director, &format!("-A -t {VIP}:{port} -s {scheduler}"))?;
+    /// Adds a service at a port of a virtual address with all servers; `method` is ipvsadm's option.
+    pub fn add_service(&mut self, service: SocketAddr, scheduler: &str, method: &str) -> Result<()> {
+        ipvsadm(&mut self.director, &format!("-A -t {service} -s {scheduler}"))?;
+        // Overflow takes no more connections than weights allow.
+        let weight = if scheduler == "ovf" { 65_535 } else { 1 };
         for number in 1..=DESTINATIONS {
-            let to = if method == "-m" { 8080 } else { port };
-            ipvsadm(&mut self.director, &format!("-a -t {VIP}:{port} -r {}:{to} {method}", server(number)))?;
+            let port = if method == "-m" { 8080 } else { service.port() };
+            let server: IpAddr = match service {
+                SocketAddr::V4(_) => server(number).into(),
+                SocketAddr::V6(_) => server_ipv6(number).into(),
+            };
+            let server = SocketAddr::new(server, port);
+            ipvsadm(&mut self.director, &format!("-a -t {service} -r {server} {method} -w {weight}"))?;
         }
         Ok(())
     }
 
     /// Connections, active and inactive, that the destinations of a service count.
-    pub fn connections(&mut self, service: SocketAddrV4) -> Result<u32> {
-        let address = IpAddr::V4(*service.ip());
-        let key = ServiceKey::Address { protocol: Protocol::Tcp, address, port: service.port() };
+    pub fn connections(&mut self, service: SocketAddr) -> Result<u32> {
+        let (address, port) = (service.ip(), service.port());
+        let key = ServiceKey::Address { protocol: Protocol::Tcp, address, port };
         let destinations = self.director.destinations(&key)?;
         Ok(destinations.iter().map(|destination| destination.active + destination.inactive).sum())
     }

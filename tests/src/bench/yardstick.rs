@@ -26,9 +26,9 @@ impl Yardsticks {
     /// Loads them from an object file and enters these frames' flows into the hash map.
     pub fn load(object: &Path, frames: &[Frame]) -> Result<Self> {
         let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
-        let mut ebpf = EbpfLoader::new().btf(None).load(&bytes)?;
-        for (_, program) in ebpf.programs_mut().filter(|(name, _)| *name != "feed") {
-            let program: &mut Xdp = program.try_into()?;
+        let mut ebpf = EbpfLoader::new().btf(None).map_max_entries("FRAMES", 1).load(&bytes)?;
+        for name in ["bare", "route", "line", "hash"] {
+            let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load()?;
         }
         let map = ebpf.map_mut("FLOWS").context("no map FLOWS")?;
@@ -40,7 +40,7 @@ impl Yardsticks {
             flows.insert(key, 1, 0)?;
         }
         let client = super::frame::clients(1)[0];
-        let way = tcp(client, std::net::SocketAddrV4::new(server(1), 80), super::frame::ACK);
+        let way = tcp(client.into(), (server(1), 80).into(), super::frame::ACK);
         Ok(Self { ebpf, way })
     }
 

@@ -7,7 +7,7 @@
 
 pub mod wire;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -107,7 +107,7 @@ fn prepare(director: &mut dyn Director) -> Result<()> {
 impl Stage<'_> {
     /// What there is to compare with.
     fn without_director(&mut self) -> Result<()> {
-        let direct = datagrams(SocketAddrV4::new(server(1), PORT));
+        let direct = datagrams((server(1), PORT).into());
         self.end.attach(CLIENTS)?;
         let packets = self.extent.packets;
         let passage = self.wire.send_to(&direct, packets, Some(&self.end))?;
@@ -124,13 +124,15 @@ impl Stage<'_> {
     /// Known flows and new ones by each method.
     fn director(&mut self, name: &str, round: u32) -> Result<()> {
         for (method, _, port) in METHODS {
-            let service = SocketAddrV4::new(VIP, port);
+            let service = (VIP, port).into();
             self.known(&format!("{name}, {method}"), &datagrams(service))?;
             // Other clients in every round: those of the one before are still in the table.
             let packets = self.extent.packets;
             let all = clients(packets * (round + 1));
-            let opening: Vec<_> =
-                all[(packets * round) as usize..].iter().map(|client| tcp(*client, service, SYN)).collect();
+            let opening: Vec<_> = all[(packets * round) as usize..]
+                .iter()
+                .map(|client| tcp(SocketAddr::V4(*client), service, SYN))
+                .collect();
             let passage = self.wire.send(&opening, packets)?;
             self.note(&format!("{name}, {method}, new TCP connection a packet"), passage)?;
         }
@@ -150,7 +152,7 @@ impl Stage<'_> {
         let flows = if name.contains("new") { self.extent.packets } else { FLOWS };
         if self.extent.counts_instructions {
             ensure!(passage.arrived == packets, "{name}: {} of {packets} packets arrived", passage.arrived);
-            self.record.note_figure(name, flows, Unit::Instructions, cpu);
+            self.record.measured.note(name, flows, Unit::Instructions, cpu);
             return Ok(());
         }
         ensure!(
@@ -159,12 +161,12 @@ impl Stage<'_> {
             passage.arrived
         );
         let rate = passage.arrived as f64 / passage.elapsed.as_secs_f64();
-        self.record.note_figure(name, flows, Unit::CpuNanoseconds, cpu);
-        self.record.note_figure(name, flows, Unit::PacketsPerSecond, rate);
+        self.record.measured.note(name, flows, Unit::CpuNanoseconds, cpu);
+        self.record.measured.note(name, flows, Unit::PacketsPerSecond, rate);
         Ok(())
     }
 }
 
-fn datagrams(to: SocketAddrV4) -> Vec<Frame> {
-    clients(FLOWS).into_iter().map(|client| udp(client, to)).collect()
+fn datagrams(to: SocketAddr) -> Vec<Frame> {
+    clients(FLOWS).into_iter().map(|client| udp(client.into(), to)).collect()
 }

@@ -16,8 +16,8 @@ use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
-use crate::bench::feeder::words;
-use crate::bench::frame::Frame;
+use crate::bench::feeder::line_up;
+use crate::bench::frame::{Frame, bytes};
 use crate::bench::topology::{CLIENT, SINK, UPLINK_INDEX};
 use crate::lab::namespace::enter_namespace;
 
@@ -38,14 +38,14 @@ pub struct Loaded {
 impl Loaded {
     /// Loads a program from the yardsticks' object file; what it redirects goes to this interface.
     pub fn new(object: &Path, name: &'static str, out: u32) -> Result<Self> {
-        let bytes = fs::read(object).with_context(|| object.display().to_string())?;
+        let object = fs::read(object).with_context(|| object.display().to_string())?;
         let mut loader = EbpfLoader::new();
         loader.btf(None).map_max_entries("FRAMES", FRAMES);
         // Nobody asks for these.
         for map in ["FLOWS", "LINES"] {
             loader.map_max_entries(map, 1);
         }
-        let mut ebpf = loader.load(&bytes)?;
+        let mut ebpf = loader.load(&object)?;
         let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
         program.load()?;
         let map = ebpf.map_mut("OUT").context("no map OUT")?;
@@ -112,20 +112,14 @@ impl Wire {
 
     /// Sends to another sink than the usual one.
     pub fn send_to(&mut self, frames: &[Frame], packets: u32, sink: Option<&Loaded>) -> Result<Passage> {
-        let map = self.generator.ebpf.map_mut("FRAMES").context("no map FRAMES")?;
-        let mut array: Array<_, [u64; 8]> = map.try_into()?;
-        for (number, frame) in (0..).zip(frames) {
-            array.set(number, words(frame), 0)?;
-        }
-        let map = self.generator.ebpf.map_mut("TURN").context("no map TURN")?;
-        Array::<_, u64>::try_from(map)?.set(0, (frames.len() as u64) << 32, 0)?;
+        line_up(&mut self.generator.ebpf, frames)?;
         let program: &Xdp = self.generator.ebpf.program("generate").context("no generator")?.try_into()?;
         let (sink, softirq) = (sink.unwrap_or(&self.sink), self.softirq);
         enter_namespace(CLIENT, || {
             let before = sink.taken()?;
             let (start, busy) = (Instant::now(), consumed(softirq)?);
             let mut options = TestRunOptions::new();
-            options.data_in = Some(&frames[0]);
+            options.data_in = Some(bytes(&frames[0]));
             options.repeat = packets;
             options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
             program.test_run(options).context("sending packets")?;
