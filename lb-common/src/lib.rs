@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod connection;
 pub mod destination;
 pub mod forward;
+pub mod fragment;
 pub mod icmp;
 pub mod mark;
 pub mod packet;

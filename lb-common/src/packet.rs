@@ -59,16 +59,29 @@ pub struct Packet {
     pub tuple: Tuple,
     /// Where the IP header begins: 14, 18 or 22.
     pub network: u16,
-    /// Where the transport header begins.
+    /// Where the transport header begins, or [`Packet::NO_TRANSPORT`].
     pub transport: u16,
-    /// Bytes from the IP header on: what counters count.
+    /// Bytes from the IP header on.
     pub length: u16,
+    /// Bytes that counters count: `length`, but of a fragment what it adds to its datagram.
+    pub counted: u16,
     /// The type of service, or traffic class.
     pub service_type: u8,
     /// The flag byte of a TCP header, else 0.
     pub tcp_flags: u8,
     /// Time to live, or hop limit, as it arrived.
     pub time_to_live: u8,
+}
+
+impl Packet {
+    /// [`Packet::transport`] of a later fragment, which has no transport header.
+    pub const NO_TRANSPORT: u16 = 0;
+
+    /// Whether it is a fragment, and not the first: it has no transport header.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.transport == Self::NO_TRANSPORT
+    }
 }
 
 #[inline(always)]
@@ -115,6 +128,15 @@ pub fn network(frame: &(impl Frame + ?Sized)) -> Result<(Family, usize), Reason>
 /// The reason why the frame has no flow that could be balanced. Fragments have none, even the first.
 #[inline(always)]
 pub fn read_ipv4(frame: &(impl Frame + ?Sized), network: usize) -> Result<Packet, Reason> {
+    ipv4::<false>(frame, network)
+}
+
+/// As [`read_ipv4`], of a fragment too.
+#[inline(always)]
+pub(crate) fn ipv4<const FRAGMENTS: bool>(
+    frame: &(impl Frame + ?Sized),
+    network: usize,
+) -> Result<Packet, Reason> {
     let header: &[u8; IPV4] = frame.bytes(network).ok_or(Reason::Malformed)?;
     let header_length = usize::from(header[0] & 0x0f) * 4;
     let length = u16::from_be_bytes([header[2], header[3]]);
@@ -122,20 +144,23 @@ pub fn read_ipv4(frame: &(impl Frame + ?Sized), network: usize) -> Result<Packet
         return Err(Reason::Malformed);
     }
     // "More fragments", or an offset: all but the "don't fragment" and the reserved bit.
-    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
+    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
+    if !FRAGMENTS && fragment != 0 {
         return Err(Reason::Fragment);
     }
+    let later = FRAGMENTS && fragment & 0x1fff != 0;
     let protocol = header[9];
     if protocol == icmp::PROTOCOL {
         return Err(Reason::Icmp);
     }
     let transport = network + header_length;
-    if usize::from(length) < header_length + transport_length(protocol)?
+    let behind = transport_length(protocol)?;
+    if usize::from(length) < header_length + if later { 0 } else { behind }
         || network + usize::from(length) > frame.length()
     {
         return Err(Reason::Malformed);
     }
-    let (ports, tcp_flags) = read_transport(frame, protocol, transport)?;
+    let (ports, tcp_flags) = if later { ([0; 4], 0) } else { read_transport(frame, protocol, transport)? };
     Ok(Packet {
         tuple: Tuple {
             addresses: u64::from_ne_bytes([
@@ -146,8 +171,9 @@ pub fn read_ipv4(frame: &(impl Frame + ?Sized), network: usize) -> Result<Packet
             protocol,
         },
         network: network as u16,
-        transport: transport as u16,
+        transport: if later { Packet::NO_TRANSPORT } else { transport as u16 },
         length,
+        counted: if later { length - header_length as u16 } else { length },
         service_type: header[1],
         tcp_flags,
         time_to_live: header[8],
@@ -162,6 +188,16 @@ pub fn read_ipv4(frame: &(impl Frame + ?Sized), network: usize) -> Result<Packet
 /// As for [`read_ipv4`]. A fragment header that says the packet is whole (an atomic fragment) makes none.
 #[inline(always)]
 pub fn read_ipv6(frame: &(impl Frame + ?Sized), network: usize, seed: u64) -> Result<Packet, Reason> {
+    ipv6::<false>(frame, network, seed).map(|(packet, _)| packet)
+}
+
+/// As [`read_ipv6`], of a fragment too; and its identification, in network order, loaded natively.
+#[inline(always)]
+pub(crate) fn ipv6<const FRAGMENTS: bool>(
+    frame: &(impl Frame + ?Sized),
+    network: usize,
+    seed: u64,
+) -> Result<(Packet, u32), Reason> {
     let header: &[u8; 8] = frame.bytes(network).ok_or(Reason::Malformed)?;
     let [a, b, _, _, e, f, protocol, time_to_live] = *header;
     if a >> 4 != 6 {
@@ -169,24 +205,34 @@ pub fn read_ipv6(frame: &(impl Frame + ?Sized), network: usize, seed: u64) -> Re
     }
     // A packet of more than 65,535 bytes would say so in an option, and have a length of 0.
     let length = be16(&[e, f]).checked_add(IPV6 as u16).ok_or(Reason::Malformed)?;
-    let (protocol, transport) = skip_extensions(frame, protocol, network + IPV6)?;
+    let Behind { protocol, offset, fragment } =
+        skip_extensions::<FRAGMENTS>(frame, protocol, network + IPV6)?;
     let end = network + usize::from(length);
-    if transport + transport_length(protocol)? > end || end > frame.length() {
+    let later = FRAGMENTS && fragment.is_some_and(|fragment| fragment.is_later);
+    let behind = transport_length(protocol)?;
+    if offset + if later { 0 } else { behind } > end || end > frame.length() {
         return Err(Reason::Malformed);
     }
     let (source, destination) = ipv6_addresses(frame, network).ok_or(Reason::Malformed)?;
-    let (ports, tcp_flags) = read_transport(frame, protocol, transport)?;
+    let (ports, tcp_flags) = if later { ([0; 4], 0) } else { read_transport(frame, protocol, offset)? };
     let tuple =
         Tuple::from_raw(protocol | tuple::IPV6, (handle(source, seed), 0), (handle(destination, seed), 0));
-    Ok(Packet {
+    let packet = Packet {
         tuple: Tuple { ports: u32::from_ne_bytes(ports), ..tuple },
         network: network as u16,
-        transport: transport as u16,
+        transport: if later { Packet::NO_TRANSPORT } else { offset as u16 },
         length,
+        counted: match fragment {
+            _ if later => (end - offset) as u16,
+            // The whole datagram has no fragment header.
+            Some(_) if FRAGMENTS => length - FRAGMENT_HEADER as u16,
+            _ => length,
+        },
         service_type: a << 4 | b >> 4,
         tcp_flags,
         time_to_live,
-    })
+    };
+    Ok((packet, fragment.map_or(0, |fragment| fragment.identification)))
 }
 
 /// Source and destination address of an IPv6 header, each loaded natively as two words.
@@ -204,22 +250,55 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// The protocol behind extension headers and where it begins.
+/// Bytes of an IPv6 fragment header.
+const FRAGMENT_HEADER: usize = 8;
+
+/// What is behind extension headers.
+struct Behind {
+    protocol: u8,
+    /// Where that begins.
+    offset: usize,
+    fragment: Option<FragmentHeader>,
+}
+
+/// What a fragment header says.
+#[derive(Clone, Copy)]
+struct FragmentHeader {
+    /// Behind it is no header but contents.
+    is_later: bool,
+    identification: u32,
+}
+
+/// What is behind extension headers.
 #[inline(always)]
-fn skip_extensions(
+fn skip_extensions<const FRAGMENTS: bool>(
     frame: &(impl Frame + ?Sized),
     mut protocol: u8,
     mut offset: usize,
-) -> Result<(u8, usize), Reason> {
+) -> Result<Behind, Reason> {
+    let mut fragment = None;
     for _ in 0..MAX_EXTENSIONS {
         if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
-            return Ok((protocol, offset));
+            return Ok(Behind { protocol, offset, fragment });
         }
         let [next, length, c, d]: [u8; 4] = *frame.bytes(offset).ok_or(Reason::Malformed)?;
+        let place = be16(&[c, d]);
         let length = match protocol {
             // An offset, or more to come.
-            FRAGMENT if be16(&[c, d]) & 0xfff9 != 0 => return Err(Reason::Fragment),
-            FRAGMENT => 8,
+            FRAGMENT if place & 0xfff9 != 0 => {
+                if !FRAGMENTS {
+                    return Err(Reason::Fragment);
+                }
+                let identification = frame.bytes(offset + 4).ok_or(Reason::Malformed)?;
+                let identification = u32::from_ne_bytes(*identification);
+                if place & 0xfff8 != 0 {
+                    let fragment = Some(FragmentHeader { is_later: true, identification });
+                    return Ok(Behind { protocol: next, offset: offset + FRAGMENT_HEADER, fragment });
+                }
+                fragment = Some(FragmentHeader { is_later: false, identification });
+                FRAGMENT_HEADER
+            }
+            FRAGMENT => FRAGMENT_HEADER,
             AUTHENTICATION => usize::from(length) * 4 + 8,
             _ => usize::from(length) * 8 + 8,
         };
@@ -233,7 +312,7 @@ fn skip_extensions(
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS => {
             Err(Reason::ExtensionHeaders)
         }
-        _ => Ok((protocol, offset)),
+        _ => Ok(Behind { protocol, offset, fragment }),
     }
 }
 

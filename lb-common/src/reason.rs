@@ -59,7 +59,7 @@ reasons! {
     OtherProtocol = 2, "other-protocol", Pass;
     /// The packet ends before its headers do, or a length field contradicts another.
     Malformed = 3, "malformed", Pass;
-    /// A fragment of a datagram; the stack reassembles it.
+    /// A later fragment that came before the first one of its datagram, or whose first one went another way.
     Fragment = 4, "fragment", Pass;
     /// To a virtual address, but no service has that protocol and port.
     NoService = 5, "no-service", Pass;
@@ -111,6 +111,8 @@ reasons! {
     Icmp = 28, "icmp", Pass;
     /// An ICMP error about a connection of ours with a wrong checksum.
     IcmpChecksum = 29, "icmp-checksum", Drop;
+    /// A later fragment of a datagram that made no connection: it was refused, or is one packet to its service.
+    FragmentRefused = 30, "fragment-refused", Drop;
 }
 
 /// The place among the counters of reasons where connections are counted that gave way to new ones: no packet's end.

@@ -142,11 +142,15 @@ pub enum Program {
     Tell = 6,
     /// `xipvs_icmp`: an ICMP message.
     Icmp = 7,
+    /// `xipvs_fragment`: a fragment.
+    Fragment = 8,
+    /// `xipvs_ipv6_fragment`: [`Program::Fragment`] for IPv6.
+    Ipv6Fragment = 9,
 }
 
 impl Program {
     /// Slots in the program array.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 10;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]
@@ -155,6 +159,7 @@ impl Program {
         match self {
             Self::Slow => Self::Ipv6Slow,
             Self::Open => Self::Ipv6Open,
+            Self::Fragment => Self::Ipv6Fragment,
             other => other,
         }
     }

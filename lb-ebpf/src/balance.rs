@@ -22,7 +22,7 @@ const SYN: u8 = 0x02;
 
 /// What the programs look at first: the settings, and where the packet's network header begins.
 #[inline(always)]
-fn begin(context: &XdpContext) -> Result<(SettingsRef, Family, usize), Reason> {
+pub fn begin(context: &XdpContext) -> Result<(SettingsRef, Family, usize), Reason> {
     let settings = maps::settings()?;
     if settings.services() == 0 {
         return Err(Reason::NotOurs);
@@ -36,6 +36,22 @@ fn begin(context: &XdpContext) -> Result<(SettingsRef, Family, usize), Reason> {
 pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<(SettingsRef, Packet), Reason> {
     let (settings, _, network) = begin(context)?;
     headers::<IPV6>(context, settings, network)
+}
+
+/// As [`read`], into the scratch room; of a fragment what `xipvs_fragment` has put there.
+#[inline(always)]
+pub fn keep<const IPV6: bool>(
+    context: &XdpContext,
+) -> Result<(SettingsRef, Packet, &'static mut Scratch), Reason> {
+    let (settings, _, network) = begin(context)?;
+    let packet = headers::<IPV6>(context, settings, network);
+    let scratch = maps::scratch()?;
+    let packet = match packet {
+        Ok((_, packet)) => scratch.keep::<IPV6>(packet),
+        Err(Reason::Fragment) => scratch.kept::<IPV6>(),
+        Err(reason) => return Err(reason),
+    };
+    Ok((settings, packet, scratch))
 }
 
 #[inline(always)]
@@ -68,6 +84,7 @@ pub fn steady(context: &XdpContext) -> Result<Verdict, Reason> {
     }
     let (settings, packet) = match headers::<false>(context, settings, network) {
         Err(Reason::Icmp) => return Ok(Verdict::GoOn(Program::Icmp)),
+        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
         other => other?,
     };
     steady_flow::<false>(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
@@ -76,7 +93,10 @@ pub fn steady(context: &XdpContext) -> Result<Verdict, Reason> {
 /// [`steady`] for IPv6.
 #[inline(always)]
 pub fn steady_ipv6(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, packet) = read::<true>(context)?;
+    let (settings, packet) = match read::<true>(context) {
+        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
+        other => other?,
+    };
     steady_flow::<true>(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
 }
 
@@ -140,9 +160,7 @@ fn steady_flow<const IPV6: bool>(
 /// Balances a packet.
 #[inline(always)]
 pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, packet) = read::<IPV6>(context)?;
-    let scratch = maps::scratch()?;
-    let packet = scratch.keep::<IPV6>(packet);
+    let (settings, packet, scratch) = keep::<IPV6>(context)?;
     let tuple = packet.tuple;
     let now = clock::now(settings);
     let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else {
@@ -182,9 +200,9 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         if !available {
             return Err(Reason::DestinationDeleted);
         }
-        maps::count_packet(settings, entry.destination, Counted::In, packet.length);
+        maps::count_part(settings, entry.destination, Counted::In, &packet);
     } else if available {
-        maps::count_packet(settings, entry.destination, Counted::Out, packet.length);
+        maps::count_part(settings, entry.destination, Counted::Out, &packet);
     }
     // With the next hop the deadline is renewed, which `steady` does not look at.
     let moves = is_past(entry.hop_until, now)
@@ -215,7 +233,9 @@ fn known(
 ) -> Result<Verdict, Reason> {
     let Scratch { client_side: entry, client_addresses: addresses, .. } = scratch;
     let out = entry.role == SERVER_SIDE;
-    if moves || !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out) {
+    let moves = moves || !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out);
+    // The datagram has moved what it moves by its first fragment.
+    if moves && !packet.is_later_fragment() {
         connection::advance(&client_side(entry), packet.tcp_flags, out, now);
     }
     if packet.time_to_live <= 1 {
@@ -258,6 +278,9 @@ fn unknown<const IPV6: bool>(
         scratch.client_addresses = addresses;
     }
     if service::find(settings, &tuple, &addresses, context.ingress_ifindex() as u32).is_some() {
+        if packet.is_later_fragment() {
+            return Err(Reason::FragmentRefused);
+        }
         return Ok(Verdict::GoOn(Program::Open));
     }
     if settings.concerns(tuple.raw_source()) {
@@ -293,11 +316,11 @@ fn direct_reply<const IPV6: bool>(
     // As in NAT, of a destination that was deleted nothing is counted.
     if DestinationRef::at(entry.destination).is_some_and(|destination| destination.status() & AVAILABLE != 0)
     {
-        maps::count_packet(settings, entry.destination, Counted::Out, packet.length);
+        maps::count_part(settings, entry.destination, Counted::Out, packet);
     }
-    if !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, true)
-        || is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second())
-    {
+    let moves = !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, true)
+        || is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
+    if moves && !packet.is_later_fragment() {
         connection::advance(&tuple, packet.tcp_flags, true, now);
     }
     Err(Reason::DirectReply)

@@ -277,6 +277,9 @@ fn translate(window: &mut Window, packet: &Packet, entry: &Entry, addresses: &Ad
         let header = window.bytes_mut::<IPV4>(packet.network.into())?;
         translate_network(header, end, entry.address.to_ne_bytes(), Delta::unpack(entry.network_delta));
     }
+    if packet.is_later_fragment() {
+        return Some(());
+    }
     let port = entry.port.to_ne_bytes();
     let delta = Delta::unpack(entry.transport_delta);
     if packet.tuple.transport() == Protocol::Tcp.number() {

@@ -79,11 +79,12 @@ pub fn relay(context: &XdpContext) -> Result<Verdict, Reason> {
         network: error.network,
         transport: error.transport,
         length: error.length,
+        counted: error.length,
         service_type: error.service_type,
         tcp_flags: 0,
         time_to_live: error.time_to_live,
     });
-    scratch.is_error = true;
+    scratch.is_untold = true;
     let entry = &mut scratch.client_side;
     let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else {
         return Err(about_client(settings, &error, entry, now));

@@ -15,6 +15,7 @@ mod balance;
 mod clock;
 mod connection;
 mod forward;
+mod fragment;
 mod icmp;
 mod machine;
 mod maps;
@@ -91,6 +92,18 @@ pub fn xipvs_icmp(context: XdpContext) -> u32 {
     act::<false>(&context, icmp::relay(&context))
 }
 
+/// Balances a fragment, by what is known of its datagram's ports.
+#[xdp]
+pub fn xipvs_fragment(context: XdpContext) -> u32 {
+    act::<false>(&context, fragment::go_on::<false>(&context))
+}
+
+/// [`xipvs_fragment`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6_fragment(context: XdpContext) -> u32 {
+    act::<true>(&context, fragment::go_on::<true>(&context))
+}
+
 /// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.
 #[inline(always)]
 fn or_tell(outcome: Result<Verdict, Reason>) -> Result<Verdict, Reason> {
@@ -99,7 +112,7 @@ fn or_tell(outcome: Result<Verdict, Reason>) -> Result<Verdict, Reason> {
         other => return other,
     };
     let scratch = maps::scratch()?;
-    if scratch.is_error {
+    if scratch.is_untold {
         return Err(reason);
     }
     scratch.why = reason;

@@ -34,9 +34,7 @@ const FTP: u16 = 21;
 /// Makes a connection for a packet that a service takes, and sends the packet on.
 #[inline(always)]
 pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, packet) = balance::read::<IPV6>(context)?;
-    let scratch = maps::scratch()?;
-    let packet = scratch.keep::<IPV6>(packet);
+    let (settings, packet, scratch) = balance::keep::<IPV6>(context)?;
     let tuple = packet.tuple;
     let now = clock::now(settings);
     scratch.client_addresses = balance::addresses::<IPV6>(context, &packet)?;
@@ -89,7 +87,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     if once {
         connection::leave_destination(entry);
     }
-    maps::count_packet(settings, id, Counted::New, packet.length);
+    maps::count_part(settings, id, Counted::New, &packet);
     match hop {
         Ok(()) => forward::send(context, &packet, entry, client_addresses),
         Err(why) => forward::without_hop(context, &packet, entry, client_addresses, why),

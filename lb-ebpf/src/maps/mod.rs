@@ -11,13 +11,14 @@ mod table;
 use core::ptr::{addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, bpf_fib_lookup, bpf_timer};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
 use lb_common::connection::{AddressSet, Addresses, Entry, Set};
 use lb_common::destination::{CounterLine, Destination, DestinationId};
+use lb_common::fragment::{Datagram, Ports};
 use lb_common::icmp::{Limit, Received};
 use lb_common::mark::Rule;
 use lb_common::packet::Packet;
@@ -31,7 +32,7 @@ use crate::machine::opaque;
 
 pub use self::connection::{AddressesRef, EntryRef, SetRef};
 pub use self::settings::{SettingsRef, settings};
-pub use self::stats::{Counted, add_counted, count_packet, estimate};
+pub use self::stats::{Counted, add_counted, count_packet, count_part, estimate};
 pub use self::table::{
     DestinationRef, ServiceRef, SetHeaderRef, arena_number, service_slot, service_slot_ipv6,
 };
@@ -66,6 +67,20 @@ static SERVICES: Array<Service, 16384, MAPPED> = Array::new();
 #[btf_map]
 static DESTINATIONS: Array<Destination, 131072, MAPPED> = Array::new();
 
+/// Remembers the ports of a datagram.
+#[inline(always)]
+pub fn remember(datagram: &Datagram, ports: &Ports) {
+    // If there is no room, later fragments are not recognized, which is counted then.
+    let _ = FRAGMENTS.insert(datagram, ports, 0);
+}
+
+/// The ports of a datagram of which a first fragment was seen.
+#[inline(always)]
+pub fn recall(datagram: &Datagram) -> Option<Ports> {
+    // SAFETY: the value is copied out at once; a fragment that is seen twice writes the same ports.
+    unsafe { FRAGMENTS.get(datagram).copied() }
+}
+
 /// The address that the director has towards each destination, in network order; an IPv4 address in the first word.
 #[btf_map]
 static TUNNEL_SOURCES: Array<[u32; 4], 131072, MAPPED> = Array::new();
@@ -96,6 +111,10 @@ pub fn mark_rule(place: u32) -> Option<&'static Rule> {
     // SAFETY: user space changes no rule that is in use, and any bytes are one.
     MARKS.get_ptr(place).map(|rule| unsafe { &*rule })
 }
+
+/// The ports of datagrams of which a first fragment was seen.
+#[btf_map]
+static FRAGMENTS: LruHashMap<Datagram, Ports, 16384> = LruHashMap::new();
 
 /// VLAN interfaces, by their index: a frame for one goes out of its parent with a tag.
 #[btf_map]
@@ -128,10 +147,14 @@ pub struct Scratch {
     pub summing: Summing,
     /// Why the packet goes no further.
     pub why: Reason,
-    /// The packet is an ICMP error itself, about which there is none.
-    pub is_error: bool,
+    /// Nobody is told about the packet: it is an ICMP error itself, or a later fragment.
+    pub is_untold: bool,
     /// An ICMP error that came in.
     pub error: Received,
+    /// What a fragment is part of.
+    pub datagram: Datagram,
+    /// Its ports.
+    pub ports: Ports,
     /// How many errors this CPU may still send.
     pub limit: Limit,
 }
@@ -193,11 +216,12 @@ impl Scratch {
             network,
             transport,
             length,
+            counted,
             service_type,
             tcp_flags,
             time_to_live
         );
-        self.is_error = false;
+        self.is_untold = false;
         self.kept::<IPV6>()
     }
 
@@ -226,6 +250,7 @@ impl Scratch {
                 network: read_volatile(&self.packet.network),
                 transport: read_volatile(&self.packet.transport),
                 length: read_volatile(&self.packet.length),
+                counted: read_volatile(&self.packet.counted),
                 service_type: read_volatile(&self.packet.service_type),
                 tcp_flags: read_volatile(&self.packet.tcp_flags),
                 time_to_live: read_volatile(&self.packet.time_to_live),

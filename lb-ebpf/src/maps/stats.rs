@@ -3,6 +3,7 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use lb_common::destination::{Counters, DestinationId};
+use lb_common::packet::Packet;
 
 use super::{COUNTERS, RATES, SettingsRef, cpu};
 
@@ -20,6 +21,17 @@ pub enum Counted {
 /// Counts a packet of `length` bytes for a destination.
 #[inline(always)]
 pub fn count_packet(settings: SettingsRef, destination: DestinationId, what: Counted, length: u16) {
+    count(settings, destination, what, 1, length);
+}
+
+/// Counts a packet, or a later fragment, whose datagram is counted already.
+#[inline(always)]
+pub fn count_part(settings: SettingsRef, destination: DestinationId, what: Counted, packet: &Packet) {
+    count(settings, destination, what, u64::from(!packet.is_later_fragment()), packet.counted);
+}
+
+#[inline(always)]
+fn count(settings: SettingsRef, destination: DestinationId, what: Counted, number: u64, length: u16) {
     let slot = cpu().wrapping_mul(settings.destinations()).wrapping_add(destination);
     if let Some(line) = COUNTERS.get_ptr_mut(slot) {
         // SAFETY: the pointer is to an element; only this CPU writes it.
@@ -30,7 +42,7 @@ pub fn count_packet(settings: SettingsRef, destination: DestinationId, what: Cou
             } else {
                 (addr_of_mut!((*counters).in_packets), addr_of_mut!((*counters).in_bytes))
             };
-            write_volatile(packets, read_volatile(packets).wrapping_add(1));
+            write_volatile(packets, read_volatile(packets).wrapping_add(number));
             write_volatile(bytes, read_volatile(bytes).wrapping_add(u64::from(length)));
             if what == Counted::New {
                 let connections = addr_of_mut!((*counters).connections);

@@ -232,6 +232,11 @@ impl Pair {
             frame = frame.time_to_live(random.one_of(&[0, 1, 2, 255]));
         }
         let mut bytes = frame.bytes();
+        if random.percent(8) {
+            // A fragment: the first, one in the middle, the last.
+            let at = 14 + 4 * frame.tags.len() + 6;
+            bytes[at..at + 2].copy_from_slice(&random.one_of(&[[0x20, 0], [0x20, 9], [0, 9]]));
+        }
         if random.percent(10) {
             for _ in 0..1 + random.below(3) {
                 let at = random.below(bytes.len().min(64));

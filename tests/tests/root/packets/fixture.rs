@@ -28,6 +28,7 @@ use aya::programs::{ProgramInfo, TestRun, TestRunOptions, Xdp as Program};
 use aya_obj::programs::XdpAttachType;
 use lb_common::connection::{AddressSet, Addresses, Set};
 use lb_common::destination::Destination;
+use lb_common::fragment::{Datagram, Ports};
 use lb_common::protocol::state;
 use lb_common::reason::{Fate, Reason};
 use lb_common::settings::{Settings, Vlan};
@@ -379,6 +380,12 @@ impl Fixture {
         let mut connections = connections(directory);
         for set in 0..SETS {
             connections.set(set, [0; size_of::<Set>()], 0).unwrap();
+        }
+        let fragments = MapData::from_pin(directory.join("FRAGMENTS")).unwrap();
+        let mut fragments: HashMap<_, [u8; size_of::<Datagram>()], [u8; size_of::<Ports>()]> =
+            Map::LruHashMap(fragments).try_into().unwrap();
+        for datagram in fragments.keys().collect::<Result<Vec<_>, _>>().unwrap() {
+            fragments.remove(&datagram).unwrap();
         }
         maps::initialise(directory, &sizes()).unwrap();
         // What the director had found out is not so any more.

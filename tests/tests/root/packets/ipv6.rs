@@ -230,9 +230,62 @@ fn extension_headers_stay_where_they_are() {
     let long = vec![(60, vec![0; 6]); 5];
     let frame = Frame { extensions: long, ..Frame::tcp(from, vip(80), SYN) };
     assert_eq!(fixture.send(CLIENTS, &frame.bytes()).reason, Some(Reason::ExtensionHeaders));
-    let first_fragment = vec![(44, vec![0, 1, 0, 0, 0, 9])];
-    let frame = Frame { extensions: first_fragment, ..Frame::tcp(from, vip(80), SYN) };
-    assert_eq!(fixture.send(CLIENTS, &frame.bytes()).reason, Some(Reason::Fragment));
+}
+
+/// A frame in pieces, which end behind so many bytes of what the fragment header, its last one, is put in front of.
+fn pieces(whole: &[u8], header: usize, identification: u32, ends: &[usize]) -> Vec<Vec<u8>> {
+    // The byte that says what follows, and where that begins.
+    let (kind, body) = if header == 0 { (20, 54) } else { (54, 54 + header) };
+    let rest = &whole[body..];
+    let starts = [0].into_iter().chain(ends.iter().copied());
+    let ends = ends.iter().copied().chain([rest.len()]);
+    let piece = |(from, to): (usize, usize)| {
+        let place = from as u16 | u16::from(to != rest.len());
+        let mut piece = whole[..body].to_vec();
+        piece.extend([piece[kind], 0]);
+        piece[kind] = 44;
+        piece.extend(place.to_be_bytes());
+        piece.extend(identification.to_be_bytes());
+        piece.extend(&rest[from..to]);
+        let length = (piece.len() - 54) as u16;
+        piece[18..20].copy_from_slice(&length.to_be_bytes());
+        piece
+    };
+    starts.zip(ends).map(piece).collect()
+}
+
+#[test]
+fn fragments_go_where_the_first_one_goes() {
+    let mut fixture = Fixture::configured(WEB);
+    let real = at("fd00:2::11", 5353);
+    let send = |interface, pieces: &[Vec<u8>], out: &[Vec<u8>]| {
+        for number in [0, 3, 1, 2] {
+            let outcome = fixture.send(interface, &pieces[number]);
+            assert_eq!((outcome.action, outcome.reason), (Action::Redirect, None), "piece {number}");
+            assert_eq!(outcome.bytes, out[number], "piece {number}");
+        }
+    };
+    let cut = |bytes: &[u8], header| pieces(bytes, header, 77, &[1000, 1008, 2400]);
+    for (header, extensions) in [(0, vec![]), (16, vec![(0, vec![0; 14])])] {
+        let from = client(40000 + header as u16);
+        let query = Frame { extensions, ..Frame::udp(from, vip(53), &[0xee; 3000]) };
+        let out = query.sent(to_server(1), from, real);
+        send(CLIENTS, &cut(&query.bytes(), header), &cut(&out, header));
+        let answer = Frame { source: real, destination: from, ..query.clone() };
+        let out = answer.sent(TO_CLIENT, vip(53), from);
+        send(SERVERS, &cut(&answer.bytes(), header), &cut(&out, header));
+    }
+    // Datagrams are counted, and whole.
+    assert_eq!(counted(&mut fixture, 53), [2, 2, 2 * 3048 + 16, 2, 2 * 3048 + 16, 0, 2]);
+    let other = pieces(&Frame::udp(client(40000), vip(53), &[0xee; 3000]).bytes(), 0, 78, &[1000]);
+    assert_eq!(fixture.send(CLIENTS, &other[1]).reason, Some(Reason::Fragment));
+    let direct = Frame::tcp(client(40000), vip(81), SYN);
+    let direct = Frame { payload: vec![1; 600], ..direct };
+    let sent = direct.sent(to_server(2), client(40000), vip(81));
+    for (piece, out) in pieces(&direct.bytes(), 0, 79, &[400]).iter().zip(pieces(&sent, 0, 79, &[400])) {
+        let outcome = fixture.send(CLIENTS, piece);
+        assert_eq!((outcome.action, outcome.bytes), (Action::Redirect, out));
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod agreement;
 mod direct_route;
 mod expiry;
 mod flood;
+mod fragments;
 mod full_table;
 mod icmp;
 mod ipv6;

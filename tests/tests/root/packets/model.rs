@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::connection::{self as rules, INACTIVE, NO_OUTPUT};
 use lb_common::forward::{End, take_hop, translate_network, translate_tcp, translate_udp, translation};
+use lb_common::fragment::{self, Datagram, Fragment, Ports, REMEMBERED};
 use lb_common::packet::{self, Family, Packet};
 use lb_common::reason::{Fate, Reason};
 use lb_common::scheduler::fo::WeightedFailOver;
@@ -86,6 +87,8 @@ pub struct Model {
     connections: HashMap<Tuple, Connection>,
     /// The client's flow by the answers' flow.
     answers: HashMap<Tuple, Tuple>,
+    /// What first fragments left to later ones.
+    fragments: HashMap<Datagram, Ports>,
     pub settings: Settings,
     pub now: u32,
     route: fn(Ipv4Addr) -> Result<Hop, NoHop>,
@@ -117,6 +120,7 @@ impl Model {
             destinations: Vec::new(),
             connections: HashMap::new(),
             answers: HashMap::new(),
+            fragments: HashMap::new(),
             settings: Settings { addresses: [0; 64], ..settings },
             now: 0,
             route,
@@ -196,14 +200,23 @@ impl Model {
     }
 
     fn balance(&mut self, frame: &mut Vec<u8>) -> Result<u32, Reason> {
-        let packet = match packet::network(frame.as_slice())? {
-            (Family::V4, network) => packet::read_ipv4(frame.as_slice(), network)?,
-            (Family::V6, network) => packet::read_ipv6(frame.as_slice(), network, self.settings.seed)?,
+        let (bytes, seed) = (frame.as_slice(), self.settings.seed);
+        let (whole, part) = match packet::network(bytes)? {
+            (Family::V4, at) => (packet::read_ipv4(bytes, at), fragment::read_ipv4(bytes, at)),
+            (Family::V6, at) => (packet::read_ipv6(bytes, at, seed), fragment::read_ipv6(bytes, at, seed)),
+        };
+        let mut packet = match whole {
+            Err(Reason::Fragment) => part?.packet,
+            other => other?,
         };
         let tuple = packet.tuple;
         if !self.concerns(tuple.raw_source()) && !self.concerns(tuple.raw_destination()) {
             return Err(Reason::NotOurs);
         }
+        if whole == Err(Reason::Fragment) {
+            packet.tuple.ports = self.ports(&part?)?;
+        }
+        let tuple = packet.tuple;
         // The flow as the client sees it, whichever side sent the packet.
         let client_side = match self.answers.get(&tuple) {
             Some(client_side) => Some(*client_side),
@@ -233,13 +246,32 @@ impl Model {
         if available {
             self.count(connection.destination, &packet, out);
         }
-        self.advance(&client_side, packet.tcp_flags, out);
+        self.advance(&client_side, &packet, out);
         self.forward(frame, &packet, &client_side, &connection, out)
+    }
+
+    /// The ports of a fragment's datagram.
+    fn ports(&mut self, fragment: &Fragment) -> Result<u32, Reason> {
+        if fragment.packet.is_later_fragment() {
+            let known = self.fragments.get(&fragment.datagram).ok_or(Reason::Fragment)?;
+            return if rules::is_past(known.until, self.now) {
+                Err(Reason::Fragment)
+            } else {
+                Ok(known.ports)
+            };
+        }
+        let until = self.now.wrapping_add(REMEMBERED * self.settings.ticks_per_second);
+        let ports = fragment.packet.tuple.ports;
+        self.fragments.insert(fragment.datagram, Ports { ports, until });
+        Ok(ports)
     }
 
     fn unknown(&mut self, frame: &mut Vec<u8>, packet: &Packet) -> Result<u32, Reason> {
         let tuple = packet.tuple;
         if self.services.contains_key(&(tuple.protocol, destination(&tuple))) {
+            if packet.is_later_fragment() {
+                return Err(Reason::FragmentRefused);
+            }
             return self.open(frame, packet);
         }
         if !self.concerns(tuple.raw_source()) {
@@ -255,7 +287,7 @@ impl Model {
         if self.destinations[connection.destination].available {
             self.count(connection.destination, packet, true);
         }
-        self.advance(&client_side, packet.tcp_flags, true);
+        self.advance(&client_side, packet, true);
         Err(Reason::DirectReply)
     }
 
@@ -412,11 +444,15 @@ impl Model {
             true => (&mut counted.out_packets, &mut counted.out_bytes),
             false => (&mut counted.in_packets, &mut counted.in_bytes),
         };
-        *packets += 1;
-        *bytes += i64::from(packet.length);
+        *packets += i64::from(!packet.is_later_fragment());
+        *bytes += i64::from(packet.counted);
     }
 
-    fn advance(&mut self, client_side: &Tuple, tcp_flags: u8, out: bool) {
+    fn advance(&mut self, client_side: &Tuple, packet: &Packet, out: bool) {
+        if packet.is_later_fragment() {
+            return;
+        }
+        let tcp_flags = packet.tcp_flags;
         let Some(connection) = self.connections.get_mut(client_side) else { return };
         let next = rules::advance(client_side.protocol, connection.state, connection.flags, tcp_flags, out);
         let timeout = self.settings.timeouts[usize::from(next.state)];
@@ -489,6 +525,9 @@ fn translate(frame: &mut [u8], packet: &Packet, client_side: &Tuple, connection:
     let (network, transport) = translation(raw(from), raw(to));
     let (address, port) = raw(to);
     translate_network(frame[packet.network.into()..].first_chunk_mut().unwrap(), end, address, network);
+    if packet.is_later_fragment() {
+        return;
+    }
     let header = &mut frame[packet.transport.into()..];
     if client_side.protocol == TCP {
         translate_tcp(header.first_chunk_mut().unwrap(), end, port, transport);

@@ -37,6 +37,8 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Ipv6Open, "xipvs_ipv6_open"),
     (Program::Tell, "xipvs_tell"),
     (Program::Icmp, "xipvs_icmp"),
+    (Program::Fragment, "xipvs_fragment"),
+    (Program::Ipv6Fragment, "xipvs_ipv6_fragment"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";

@@ -1,0 +1,47 @@
+//! Fragments: finds the ports of those that have none, and leaves the rest to whoever balances any packet.
+//!
+//! IPVS counterpart: `ip_vs_gather_frags`, which has the stack put datagrams together first. XDP can keep no packet
+//! back: a later fragment that comes before the first one of its datagram is left to the stack.
+
+use aya_ebpf::programs::XdpContext;
+use lb_common::connection::is_past;
+use lb_common::fragment::{self as rules, Ports};
+use lb_common::reason::Reason;
+use lb_common::settings::Program;
+
+use crate::forward::Verdict;
+use crate::packet::Window;
+use crate::{balance, clock, maps};
+
+/// Puts a fragment's headers into the scratch room, with its datagram's ports.
+#[inline(always)]
+pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, _, network) = balance::begin(context)?;
+    let frame = &Window::of(context);
+    let fragment = if IPV6 {
+        rules::read_ipv6(frame, network, settings.seed())?
+    } else {
+        rules::read_ipv4(frame, network)?
+    };
+    let mut packet = fragment.packet;
+    if !settings.concerns(packet.tuple.raw_destination()) && !settings.concerns(packet.tuple.raw_source()) {
+        return Err(Reason::NotOurs);
+    }
+    let now = clock::now(settings);
+    let scratch = maps::scratch()?;
+    scratch.datagram = fragment.datagram;
+    if packet.is_later_fragment() {
+        let known = maps::recall(&scratch.datagram).ok_or(Reason::Fragment)?;
+        if is_past(known.until, now) {
+            return Err(Reason::Fragment);
+        }
+        packet.tuple.ports = known.ports;
+    } else {
+        let remembered = settings.ticks_per_second().wrapping_mul(rules::REMEMBERED);
+        scratch.ports = Ports { ports: packet.tuple.ports, until: now.wrapping_add(remembered) };
+        maps::remember(&scratch.datagram, &scratch.ports);
+    }
+    scratch.keep::<IPV6>(packet);
+    scratch.is_untold = packet.is_later_fragment();
+    Ok(Verdict::GoOn(Program::Slow))
+}
