@@ -64,6 +64,8 @@ pub fn xipvs_ipv6(context: XdpContext) -> u32 {
 
 /// [`xipvs_slow`] for IPv6.
 #[xdp]
+// Else the compiler finds it too large to be one function with its entry, whose frame there is no room for on the stack.
+#[inline(always)]
 pub fn xipvs_ipv6_slow(context: XdpContext) -> u32 {
     act::<true>(&context, balance::any::<true>(&context))
 }
