@@ -14,6 +14,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use lb_common::destination::Counters;
 use nix::sched::{CloneFlags, setns};
 
 use self::scenario::{Action, Event, Flow, Scenario, Step, Whose};
@@ -51,7 +52,7 @@ fn scenarios_end_the_same_on_both() {
 }
 
 /// Steps that are drawn at random, in all and in one scenario at most.
-const DRAWN: usize = 2000;
+const DRAWN: usize = 4000;
 const DRAWN_AT_ONCE: usize = 400;
 
 /// How long one of those may be played. Nothing ends by itself in that time (what was reset lives for ten seconds), and
@@ -176,13 +177,20 @@ impl Stage {
 
     fn packet(&mut self, flow: &Flow, event: &Event) -> Result<(), String> {
         let again = event.flags & frame::SYN != 0 && !event.answer && self.kernel.has_served(flow);
+        let before = (self.kernel.counted(), self.xdp.counted());
         let (kernel, xdp) = (self.kernel.play(flow, event), self.xdp.play(flow, event));
+        let counted = (less(self.kernel.counted(), before.0), less(self.xdp.counted(), before.1));
         if again {
             sleep(TIMER);
         }
         self.sent += 1;
         let forwarded = |outcome: &Outcome| outcome.servers.len() + outcome.clients.len();
         self.forwarded += kernel.as_ref().map_or(0, forwarded);
+        if counted.0 != counted.1 {
+            let on = |whose, outcome, counted: &Counters| format!("{whose} {}, {counted:?}", told(outcome));
+            let (kernel, xdp) = (on("kernel:", &kernel, &counted.0), on("xdp:   ", &xdp, &counted.1));
+            return Err(format!("{flow:?} {event:?}\n{kernel}\n{xdp}"));
+        }
         if kernel == xdp {
             return Ok(());
         }
@@ -217,6 +225,17 @@ impl Stage {
                 Ok(()) => return Ok(()),
             }
         }
+    }
+}
+
+/// What has been counted since.
+fn less(now: Counters, before: Counters) -> Counters {
+    Counters {
+        connections: now.connections - before.connections,
+        in_packets: now.in_packets - before.in_packets,
+        out_packets: now.out_packets - before.out_packets,
+        in_bytes: now.in_bytes - before.in_bytes,
+        out_bytes: now.out_bytes - before.out_bytes,
     }
 }
 

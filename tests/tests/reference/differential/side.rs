@@ -11,6 +11,7 @@ use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 
+use lb_common::destination::Counters;
 use lb_common::settings::Settings;
 use nix::sched::{CloneFlags, setns};
 use tappers::{Interface, Tap};
@@ -59,6 +60,8 @@ pub struct Side {
     clients: Tap,
     servers: Tap,
     director: Box<dyn Director>,
+    /// The XDP director's maps.
+    maps: Option<Maps>,
     serving: HashMap<Flow, Serving>,
 }
 
@@ -73,31 +76,36 @@ impl Side {
         };
         let (clients, servers) = (tap("clients"), tap("servers"));
         configure();
-        let director: Box<dyn Director> = match whose {
-            Whose::Kernel => Box::new(Kernel::open().expect("kernel IPVS")),
+        let (director, maps): (Box<dyn Director>, _) = match whose {
+            Whose::Kernel => (Box::new(Kernel::open().expect("kernel IPVS")), None),
             Whose::Xdp => {
                 let sizes = Sizes::new(lifecycle::possible_cpus().unwrap()).with_connections(10_000);
                 let names = ["clients".to_owned(), "servers".to_owned()];
                 lifecycle::attach(&names, false, &sizes, true).expect("an XDP program");
-                Box::new(Xdp::open(Pins::find().unwrap().directory()).unwrap())
+                let pins = Pins::find().unwrap();
+                let maps = Maps::open(pins.directory()).unwrap();
+                (Box::new(Xdp::open(pins.directory()).unwrap()), Some(maps))
             }
         };
-        Self { whose, namespace, clients, servers, director, serving: HashMap::new() }
+        Self { whose, namespace, clients, servers, director, maps, serving: HashMap::new() }
     }
 
     /// Makes the XDP director as good as new, which is sooner done than to have the kernel check its program again: an
     /// empty table, timeouts as at first, and no connection, as its clock goes far beyond all of them.
     pub fn begin_anew(&mut self) {
-        assert_eq!(self.whose, Whose::Xdp);
         self.enter();
         self.serving.clear();
         self.director.flush().unwrap();
         self.director.set_timeouts(&Timeouts::default()).unwrap();
-        let maps = Maps::open(Pins::find().unwrap().directory()).unwrap();
-        let settings = maps.settings();
-        let month = 31 * 24 * 60 * 60 * settings.ticks_per_second;
-        let ahead = settings.clock_offset.wrapping_add(month);
-        maps.settings.store_u32(0, offset_of!(Settings, clock_offset), ahead);
+        let maps = self.maps.as_ref().expect("the XDP director");
+        // A template whose connections end at the same moment as it does may go on for a minute: hence twice.
+        for _ in 0..2 {
+            let settings = maps.settings();
+            let month = 31 * 24 * 60 * 60 * settings.ticks_per_second;
+            let ahead = settings.clock_offset.wrapping_add(month);
+            maps.settings.store_u32(0, offset_of!(Settings, clock_offset), ahead);
+            maps.sweep().unwrap();
+        }
         assert_eq!(self.connections(), Vec::<String>::new());
     }
 
@@ -122,6 +130,16 @@ impl Side {
     /// Whether a packet of the flow has come to a server.
     pub fn has_served(&self, flow: &Flow) -> bool {
         self.serving.contains_key(flow)
+    }
+
+    /// What all destinations have counted, of this moment: unlike the counters of a listing, which the kernel brings up to date
+    /// every two seconds.
+    pub fn counted(&self) -> Counters {
+        self.enter();
+        let Some(maps) = &self.maps else { return kernel_counted() };
+        let mut sum = Counters::default();
+        (0..maps.settings().destinations_used).for_each(|id| sum.add(&maps.counted(id)));
+        sum
     }
 
     /// Sends a packet of a flow and returns what came of it; `None` if nobody is there to answer.
@@ -188,6 +206,21 @@ impl Drop for Side {
             let _ = lifecycle::detach_all();
         }
     }
+}
+
+/// The sum of what the CPUs have counted: a line each, after two of titles, of hexadecimal numbers.
+fn kernel_counted() -> Counters {
+    let text = fs::read_to_string("/proc/thread-self/net/ip_vs_stats_percpu").unwrap();
+    let mut sum = Counters::default();
+    for line in text.lines().skip(2).take_while(|line| !line.trim_start().starts_with('~')) {
+        let numbers: Vec<u64> = line
+            .split_whitespace()
+            .map(|word| u64::from_str_radix(word, 16).expect("a number of ip_vs_stats_percpu"))
+            .collect();
+        let &[_, connections, in_packets, out_packets, in_bytes, out_bytes] = &numbers[..] else { continue };
+        sum.add(&Counters { connections, in_packets, out_packets, in_bytes, out_bytes });
+    }
+    sum
 }
 
 /// All frames that wait on an interface.
