@@ -244,30 +244,37 @@ impl Home {
     }
 }
 
-/// A connection that another director made and the program shall take over: the packet that it is run on.
+/// A connection, or a persistence template, that another director made and the program shall take over: the packet that it
+/// is run on.
 ///
 /// Where it leads is the destination's to say, as the program finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Adoption {
-    /// [`Tuple::addresses`] of the client's packets.
+    /// [`Tuple::addresses`] of the client's packets, or of the template's key.
     pub addresses: u64,
-    /// [`Tuple::ports`] of the client's packets.
+    /// [`Tuple::ports`], likewise.
     pub ports: u32,
+    /// The service's slot.
+    pub service: u32,
     /// The destination's number.
     pub destination: u32,
     /// Ticks that it has to live if no packet comes.
     pub lifetime: u32,
     /// The destination's port in network order, loaded natively.
     pub port: u16,
-    /// [`Tuple::protocol`].
+    /// [`Tuple::protocol`], likewise.
     pub protocol: u8,
     /// Connection state, numbered as in [`crate::protocol::state`].
     pub state: u8,
     /// [`INACTIVE`], [`NO_OUTPUT`].
     pub flags: u8,
+    /// [`CLIENT_SIDE`] or [`TEMPLATE`].
+    pub role: u8,
     /// Fills the words.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 2],
+    /// Of IPv6, source and destination.
+    pub beside: Addresses,
 }
 
 impl Adoption {

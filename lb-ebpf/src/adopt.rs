@@ -1,21 +1,22 @@
-//! Taking over a connection that another director made.
+//! Taking over a connection, or a persistence template, that another director made.
 //!
 //! User space knows it from a listing; the packet that the program is run on describes it. It goes into the table as one
-//! that a packet made: with both its entries, counted at its destination. IPVS counterpart: `ip_vs_proc_conn` of the
-//! backup sync daemon.
+//! that a packet made: with both its entries, counted at its destination, controlled by its client's template. IPVS
+//! counterpart: `ip_vs_proc_conn` of the backup sync daemon.
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::connection::{Adopted, Adoption, Entry, is_past};
+use lb_common::connection::{Addresses, Adopted, Adoption, CLIENT_SIDE, Entry, TEMPLATE, is_past};
 use lb_common::packet::Frame as _;
 use lb_common::tuple::Tuple;
 
 use crate::clock;
 use crate::connection::{self, Inserted};
-use crate::maps::{self, DestinationRef, Scratch};
+use crate::maps::{self, DestinationRef, Scratch, ServiceRef, SettingsRef};
 use crate::open::{client_side, store};
 use crate::packet::Window;
+use crate::persistence;
 
-/// Takes over the connection that the packet describes, unless its flow has one already.
+/// Takes over what the packet describes, unless its flow has a connection already.
 #[inline(always)]
 pub fn adopt(context: &XdpContext) -> Adopted {
     take_over(context).unwrap_or(Adopted::Failed)
@@ -28,24 +29,73 @@ fn take_over(context: &XdpContext) -> Option<Adopted> {
     let settings = maps::settings().ok()?;
     let now = clock::now(settings);
     let tuple = Tuple { addresses: wanted.addresses, ports: wanted.ports, protocol: wanted.protocol };
+    let is_template = wanted.role == TEMPLATE;
     if let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) {
         if !is_past(found.deadline(), now) {
             return Some(Adopted::Known);
         }
-        connection::remove_dead(&tuple, now);
+        if is_template {
+            persistence::expire(found, now);
+        } else {
+            connection::remove_dead(&tuple, now);
+        }
     }
     let destination = DestinationRef::at(wanted.destination)?;
-    let Scratch { client_side: entry, client_addresses, .. } = maps::scratch().ok()?;
+    let service = ServiceRef::at(wanted.service)?;
+    let scratch = maps::scratch().ok()?;
+    scratch.client_addresses = Addresses { other: destination.address_ipv6(), ..wanted.beside };
+    let stored = if is_template {
+        take_over_template(settings, &wanted, &tuple, service, destination, scratch, now)
+    } else {
+        take_over_connection(settings, &wanted, &tuple, destination, scratch, now)
+    };
+    Some(match stored {
+        Inserted::Stored => Adopted::Taken,
+        Inserted::Exists => Adopted::Known,
+        Inserted::Full => Adopted::Failed,
+    })
+}
+
+#[inline(always)]
+fn take_over_connection(
+    settings: SettingsRef,
+    wanted: &Adoption,
+    tuple: &Tuple,
+    destination: DestinationRef,
+    scratch: &mut Scratch,
+    now: u32,
+) -> Inserted {
+    let Scratch { client_side: entry, client_addresses, server_addresses, .. } = scratch;
+    *server_addresses = client_addresses.twin(CLIENT_SIDE);
     *entry = Entry {
         state: wanted.state,
         flags: wanted.flags,
-        ..client_side(settings, &tuple, client_addresses, wanted.destination, destination, wanted.port, now)
+        template: persistence::join(wanted.service, tuple, wanted.destination),
+        ..client_side(settings, tuple, client_addresses, wanted.destination, destination, wanted.port, now)
     };
-    match store(now.wrapping_add(wanted.lifetime), now) {
-        Inserted::Stored => {}
-        Inserted::Exists => return Some(Adopted::Known),
-        Inserted::Full => return Some(Adopted::Failed),
+    let stored = store(now.wrapping_add(wanted.lifetime), now);
+    if stored == Inserted::Stored {
+        connection::join_destination(entry);
+    } else {
+        persistence::release(entry.template);
     }
-    connection::join_destination(entry);
-    Some(Adopted::Taken)
+    stored
+}
+
+/// The template begins its time anew with what its service has for it.
+#[inline(always)]
+fn take_over_template(
+    settings: SettingsRef,
+    wanted: &Adoption,
+    key: &Tuple,
+    service: ServiceRef,
+    destination: DestinationRef,
+    scratch: &mut Scratch,
+    now: u32,
+) -> Inserted {
+    let Scratch { server_side: entry, client_addresses, server_addresses, .. } = scratch;
+    *server_addresses = *client_addresses;
+    let template = persistence::template(settings, key, service, wanted.destination, destination, now);
+    *entry = Entry { state: wanted.state, port: wanted.port, ..template };
+    persistence::insert(entry, settings, destination, now.wrapping_add(wanted.lifetime))
 }

@@ -4,11 +4,14 @@
 //! any, whatever becomes of its key, so that nobody has to look it up to give it back.
 //! IPVS counterpart: `ip_vs_sched_persist`.
 
-use lb_common::connection::{self as rules, Addresses, DISPLACED, Entry, INACTIVE, NO_OUTPUT, TEMPLATE};
+use lb_common::connection::{
+    self as rules, Addresses, DISPLACED, Entry, INACTIVE, NO_OUTPUT, TEMPLATE, TIMEOUT,
+};
 use lb_common::destination::DestinationId;
 use lb_common::persistence::{EXTENSION, INVALID_PORT, Kind, network_ipv6, serves};
 use lb_common::protocol::state;
 use lb_common::reason::Reason;
+use lb_common::service::flags;
 use lb_common::sysctl::Sysctl;
 use lb_common::tuple::{Tuple, handle};
 
@@ -164,18 +167,42 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
     let kind = kind(service);
     let network = client_network(service, &scratch.client_addresses);
     let key = key(settings, service, &packet, network);
-    let address = if packet.is_ipv6() {
+    if packet.is_ipv6() {
         let other = destination.address_ipv6();
         let destination = kind.address_ipv6(scratch.client_addresses.destination);
         scratch.server_addresses = Addresses { source: network, destination, other, reserved: [0; 2] };
-        handle(other, settings.seed())
+    }
+    // Answers have no entry yet when the connection's destination is chosen: their room is free.
+    let entry = &mut scratch.server_side;
+    *entry = Entry {
+        port: kind.template_port(packet.raw_destination_port(), destination.port()),
+        ..template(settings, &key, service, id, destination, now)
+    };
+    let deadline = now.wrapping_add(entry.link[TIMEOUT]);
+    match insert(entry, settings, destination, deadline) {
+        Inserted::Full => 0,
+        // Another CPU was faster; its template serves as well.
+        Inserted::Exists | Inserted::Stored => 1,
+    }
+}
+
+/// A template that nothing has confirmed, without a port.
+#[inline(always)]
+pub fn template(
+    settings: SettingsRef,
+    key: &Tuple,
+    service: ServiceRef,
+    id: DestinationId,
+    destination: DestinationRef,
+    now: u32,
+) -> Entry {
+    let address = if key.is_ipv6() {
+        handle(destination.address_ipv6(), settings.seed())
     } else {
         destination.address()
     };
     let timeout = service.timeout().wrapping_mul(settings.ticks_per_second());
-    // Answers have no entry yet when the connection's destination is chosen: their room is free.
-    let entry = &mut scratch.server_side;
-    *entry = Entry {
+    Entry {
         addresses: key.addresses,
         ports: key.ports,
         protocol: key.protocol,
@@ -185,7 +212,7 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
         sequence: 0,
         destination: id,
         address,
-        port: kind.template_port(packet.raw_destination_port(), destination.port()),
+        port: 0,
         network_delta: 0,
         transport_delta: 0,
         flags: INACTIVE | NO_OUTPUT,
@@ -196,16 +223,53 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
         mtu: 0,
         vlan: 0,
         template: 0,
-    };
-    match connection::insert(entry, settings, now.wrapping_add(timeout)) {
-        Inserted::Full => 0,
-        // Another CPU was faster; its template serves as well.
-        Inserted::Exists => 1,
-        Inserted::Stored => {
-            destination.add_persistent(1);
-            1
-        }
     }
+}
+
+/// Puts the template in the scratch room into the table, and counts it at its destination.
+#[inline(always)]
+pub fn insert(
+    entry: &mut Entry,
+    settings: SettingsRef,
+    destination: DestinationRef,
+    deadline: u32,
+) -> Inserted {
+    let stored = connection::insert(entry, settings, deadline);
+    if stored == Inserted::Stored {
+        destination.add_persistent(1);
+    }
+    stored
+}
+
+/// Has a connection's template control it, whose time does not begin anew: the one for its flow, if it leads to the
+/// same destination. The template's place, or 0.
+#[inline(always)]
+pub fn join(service: u32, tuple: &Tuple, destination: DestinationId) -> u32 {
+    persistence_join(service, tuple.addresses, tuple.ports, tuple.protocol.into(), destination)
+}
+
+/// [`join`], with the addresses of a flow of IPv6 in the scratch room.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn persistence_join(service: u32, addresses: u64, ports: u32, protocol: u32, id: u32) -> u32 {
+    let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return 0 };
+    let Ok(scratch) = scratch() else { return 0 };
+    if service.flags() & flags::PERSISTENT == 0 {
+        return 0;
+    }
+    let packet = Tuple { addresses, ports, protocol: protocol as u8 };
+    let key = key(settings, service, &packet, client_network(service, &scratch.client_addresses));
+    let Some(found) = connection::find(&key, connection::home(&key, settings)) else { return 0 };
+    let (set, slot) = (found.set, found.slot);
+    let joined = set.locked(|| {
+        let entry = set.entry(slot);
+        if !found.holds(&key) || entry.destination() != id {
+            return false;
+        }
+        entry.add_controls(1);
+        true
+    });
+    if joined { found.place() } else { 0 }
 }
 
 /// Takes a connection that has ended off its template, if it has one.
@@ -224,6 +288,12 @@ pub extern "C" fn persistence_confirm(template: u32) -> u32 {
     let Some(found) = Found::at(template) else { return 0 };
     found.entry().confirm(state::ASSURED);
     1
+}
+
+/// [`persistence_expire`], of one that was found.
+#[inline(always)]
+pub fn expire(template: Found, now: u32) {
+    persistence_expire(template.place(), now);
 }
 
 /// Removes a template whose time is over; one that controls connections goes on for a minute.

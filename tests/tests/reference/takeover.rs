@@ -1,18 +1,19 @@
-//! Live connections go from kernel IPVS to the XDP program and back, with downloads running all the way.
+//! Live connections of both families and persistence templates go from kernel IPVS to the XDP program and back, with
+//! downloads running all the way.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use tests::lab::{INTERFACES, Lab, Server, VIP};
+use tests::lab::{CLIENT, CLIENT_IPV6, INTERFACES, Lab, Server, VIP, VIP_IPV6};
 
 /// For whatever has to happen; it may take that long on a machine that is slow and busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes by which every download has to go on between two looks.
-const PROGRESS: u64 = 64 * 1024;
+const PROGRESS: u64 = 16 * 1024;
 /// Seconds after which kernel IPVS forgets a connection that it sees no packets of.
 const FORGOTTEN: u64 = 20;
 
@@ -21,10 +22,11 @@ fn byte_at(place: u64) -> u8 {
     (place % 251) as u8
 }
 
-/// Sends to whoever comes, without an end, as much as a slow machine can take.
+/// Sends to whoever comes, without an end, as little as a slow machine can take of many.
 fn serve(server: &Server, port: u16) {
+    // Of IPv4 as well.
     let listener: TcpListener =
-        server.namespace.listen(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        server.namespace.listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
@@ -37,7 +39,7 @@ fn serve(server: &Server, port: u16) {
                         return;
                     }
                     place += piece.len() as u64;
-                    sleep(Duration::from_millis(20));
+                    sleep(Duration::from_millis(100));
                 }
             });
         }
@@ -53,10 +55,10 @@ struct Download {
 }
 
 impl Download {
-    fn start(lab: &Lab, port: u16) -> Self {
-        let mut stream: TcpStream = lab.client.connect(SocketAddrV4::new(VIP, port)).unwrap();
+    fn start(lab: &Lab, service: SocketAddr) -> Self {
+        let mut stream: TcpStream = lab.client.connect(service).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let name = format!("{} to port {port}", stream.local_addr().unwrap());
+        let name = format!("{} to {service}", stream.local_addr().unwrap());
         let (received, ends) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, end) = (received.clone(), ends.clone());
         let thread = thread::spawn(move || {
@@ -102,77 +104,155 @@ fn until(what: &str, mut look: impl FnMut() -> bool) {
     }
 }
 
-/// The packets that clients have sent to a service, by its line in the exact counters.
-fn in_packets(lab: &Lab, director: &str, port: u16) -> u64 {
+/// By NAT and by direct routing, in both families.
+fn services() -> [SocketAddr; 4] {
+    let at = |address: IpAddr, port| SocketAddr::new(address, port);
+    [at(VIP.into(), 80), at(VIP.into(), 81), at(VIP_IPV6.into(), 80), at(VIP_IPV6.into(), 81)]
+}
+
+/// Those that have persistence.
+fn persistent_services() -> [SocketAddr; 2] {
+    let [one, .., two] = services();
+    [one, two]
+}
+
+/// The packets that clients have sent to each service, by their lines in the exact counters.
+fn in_packets(lab: &Lab, director: &str) -> Vec<u64> {
     let listed = lab.xipvs(&format!("--director {director} -L -n --stats --exact")).unwrap();
-    let line = listed.lines().find(|line| line.contains(&format!("{VIP}:{port} "))).unwrap();
-    line.split_whitespace().nth(3).unwrap().parse().unwrap()
+    let of = |service: SocketAddr| -> u64 {
+        let line = listed.lines().find(|line| line.contains(&format!("{service} "))).unwrap();
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
+    };
+    services().map(of).into()
 }
 
-/// The sum over the services of the test.
-fn all_in_packets(lab: &Lab, director: &str) -> u64 {
-    in_packets(lab, director, 80) + in_packets(lab, director, 81)
-}
-
-fn listed_connections(lab: &Lab, director: &str) -> usize {
+/// The lines of the connection list that have a word, each without its time.
+fn listed(lab: &Lab, director: &str, word: &str) -> Vec<String> {
     let listed = lab.xipvs(&format!("--director {director} -L -n -c")).unwrap();
-    listed.lines().filter(|line| line.contains("ESTABLISHED")).count()
+    let mut lines: Vec<String> = listed
+        .lines()
+        .filter(|line| line.split_whitespace().any(|its| its == word))
+        .map(|line| {
+            let words = line.split_whitespace().enumerate().filter(|(place, _)| *place != 1);
+            words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// The active and inactive connections of each destination.
+fn counts(lab: &Lab, director: &str) -> Vec<String> {
+    let listed = lab.xipvs(&format!("--director {director} -L -n")).unwrap();
+    let lines = listed.lines().filter(|line| line.contains(" Masq ") || line.contains(" Route "));
+    lines.map(|line| line.split_whitespace().skip(4).collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// The numbers in what a command says.
+fn numbers(said: &str) -> Vec<u32> {
+    said.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
 }
 
 #[test]
 fn downloads_run_on_while_the_director_changes_and_changes_back() {
     let lab = Lab::new("takeover", 2).unwrap();
-    let [nat, direct] = &lab.servers[..] else { panic!("two servers") };
-    serve(nat, 80);
-    serve(direct, 81);
-    for words in [
-        format!("--set {FORGOTTEN} 120 300"),
-        format!("-A -t {VIP}:80 -s rr"),
-        format!("-a -t {VIP}:80 -r {}:80 -m", nat.address),
-        format!("-A -t {VIP}:81 -s rr"),
-        format!("-a -t {VIP}:81 -r {} -g", direct.address),
-    ] {
+    lab.director.sysctl("net/ipv6/conf/all/forwarding", "1").unwrap();
+    let [one, two] = &lab.servers[..] else { panic!("two servers") };
+    for server in [one, two] {
+        serve(server, 80);
+        serve(server, 81);
+    }
+    // Without their templates the connections of a client would go to one server in turn with the other.
+    let rules = format!(
+        "--set {FORGOTTEN} 120 300
+        -A -t {VIP}:80 -s rr -p 600 -M 255.255.255.0
+        -a -t {VIP}:80 -r {}:80 -m
+        -a -t {VIP}:80 -r {}:80 -m
+        -A -t {VIP}:81 -s rr
+        -a -t {VIP}:81 -r {} -g
+        -A -t [{VIP_IPV6}]:80 -s rr
+        -a -t [{VIP_IPV6}]:80 -r [{}]:80 -m
+        -A -t [{VIP_IPV6}]:81 -s rr -p 600 -M 64
+        -a -t [{VIP_IPV6}]:81 -r [{}]:81 -g
+        -a -t [{VIP_IPV6}]:81 -r [{}]:81 -g",
+        one.address, two.address, two.address, one.address_ipv6, one.address_ipv6, two.address_ipv6
+    );
+    for words in rules.lines() {
         lab.xipvs(&format!("--director kernel {words}")).unwrap();
     }
-    let mut downloads: Vec<Download> =
-        [80, 80, 80, 81, 81, 81].map(|port| Download::start(&lab, port)).into();
+    let twice = services().into_iter().chain(services());
+    let mut downloads: Vec<Download> = twice.map(|service| Download::start(&lab, service)).collect();
     all_go_on(&downloads);
-    assert_eq!(listed_connections(&lab, "kernel"), 6);
+    assert_eq!(listed(&lab, "kernel", "ESTABLISHED").len(), 8);
+    let templates = listed(&lab, "kernel", "ASSURED");
+    assert_eq!(templates.len(), 2, "{templates:#?}");
+    let persistent = counts(&lab, "kernel");
+    assert_eq!(persistent.iter().filter(|counts| *counts == "2 0").count(), 4, "{persistent:?}");
+
+    // What a change would touch is told, and nothing is changed.
+    let rehearsed = lab.xipvs(&format!("--director kernel -D -t {VIP}:80 --dry-run")).unwrap();
+    assert_eq!(rehearsed, format!("-D -t {VIP}:80 # 2 connections\n"));
+    assert_eq!(counts(&lab, "kernel"), persistent);
 
     lab.xipvs("mirror --from kernel").unwrap();
     lab.xipvs("--set 900 120 300").unwrap();
-    assert_eq!(lab.xipvs("adopt").unwrap(), "6 connections taken over, 0 known\n");
+    assert_eq!(lab.xipvs("adopt").unwrap(), "10 connections taken over, 0 known\n");
     lab.attach().unwrap();
     // Those that no packet has shown to be alive since are taken over anew.
     let again = lab.xipvs("adopt").unwrap();
-    let numbers =
-        again.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse::<u32>().ok());
-    assert_eq!(numbers.sum::<u32>(), 6, "{again}");
+    assert_eq!(numbers(&again).iter().sum::<u32>(), 10, "{again}");
     all_go_on(&downloads);
-    // Three connections on each, in a state that counts.
-    let counts = |listed: String| {
-        let lines = listed.lines().filter(|line| line.contains(" Masq ") || line.contains(" Route "));
-        lines.map(|line| line.split_whitespace().skip(4).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
-    };
-    assert_eq!(counts(lab.xipvs("-L -n").unwrap()), ["3 0", "3 0"]);
+    assert_eq!(listed(&lab, "xdp", "ASSURED"), templates);
+    assert_eq!(counts(&lab, "xdp"), persistent);
 
-    // The XDP program has the packets, and the kernel none: it forgets.
-    downloads.extend([80, 81].map(|port| Download::start(&lab, port)));
-    let before = [80, 81].map(|port| in_packets(&lab, "xdp", port));
-    until("kernel IPVS still sees packets", || listed_connections(&lab, "kernel") == 0);
+    // New connections follow the templates.
+    downloads.extend(services().map(|service| Download::start(&lab, service)));
+    let one_more: Vec<String> = persistent.iter().map(|counts| counts.replace('2', "3")).collect();
+    assert_eq!(counts(&lab, "xdp"), one_more);
+    // By their new masks both services have templates of their own, of which the kernel knows nothing.
+    lab.xipvs(&format!("-E -t {VIP}:80 -s rr -p 600")).unwrap();
+    lab.xipvs(&format!("-E -t [{VIP_IPV6}]:81 -s rr -p 600")).unwrap();
+    downloads.extend(persistent_services().map(|service| Download::start(&lab, service)));
     all_go_on(&downloads);
-    let after = [80, 81].map(|port| in_packets(&lab, "xdp", port));
-    assert!(before[0] < after[0] && before[1] < after[1], "{before:?} {after:?}");
+    let templates = listed(&lab, "xdp", "ASSURED");
+    assert_eq!(templates.len(), 4, "{templates:#?}");
+    // The XDP program has the packets, and the kernel none: it forgets.
+    let before = in_packets(&lab, "xdp");
+    until("kernel IPVS still sees packets", || listed(&lab, "kernel", "ESTABLISHED").is_empty());
+    all_go_on(&downloads);
+    let after = in_packets(&lab, "xdp");
+    assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?} {after:?}");
 
     lab.xipvs("--director kernel --set 900 120 300").unwrap();
-    assert_eq!(lab.xipvs("hand-over").unwrap(), "8 connections handed over\n");
+    lab.xipvs("mirror --to kernel").unwrap();
+    assert_eq!(lab.xipvs("hand-over").unwrap(), "18 connections handed over\n");
     lab.xipvs(&format!("detach {}", INTERFACES.join(" "))).unwrap();
-    let before = (all_in_packets(&lab, "kernel"), all_in_packets(&lab, "xdp"));
+    let before = (in_packets(&lab, "kernel"), in_packets(&lab, "xdp"));
     all_go_on(&downloads);
-    assert_eq!(counts(lab.xipvs("--director kernel -L -n").unwrap()), ["4 0", "4 0"]);
-    until("kernel IPVS counts nothing", || all_in_packets(&lab, "kernel") > before.0);
-    assert_eq!(all_in_packets(&lab, "xdp"), before.1);
+    assert_eq!(listed(&lab, "kernel", "ASSURED"), templates);
+    assert_eq!(listed(&lab, "kernel", "ESTABLISHED"), listed(&lab, "xdp", "ESTABLISHED"));
+    assert_eq!(counts(&lab, "kernel"), counts(&lab, "xdp"));
+    until("kernel IPVS counts nothing", || {
+        in_packets(&lab, "kernel").iter().zip(&before.0).all(|(now, before)| now > before)
+    });
+    assert_eq!(in_packets(&lab, "xdp"), before.1);
     assert_eq!(lab.xipvs("--director kernel -L --daemon").unwrap(), "");
+    // New connections follow the templates here as well: those that have the client's whole address.
+    let client = [CLIENT.to_string(), format!("[{CLIENT_IPV6}]")].map(|address| format!(" {address}:0 "));
+    let mut own = templates.iter().filter(|line| client.iter().any(|client| line.contains(client)));
+    let [Some(first), Some(second), None] = [own.next(), own.next(), own.next()] else {
+        panic!("{templates:#?}")
+    };
+    // What a line says from the virtual address on.
+    let way = |line: &str| line.split(' ').skip(3).collect::<Vec<_>>().join(" ");
+    let following = || {
+        let all = listed(&lab, "kernel", "ESTABLISHED");
+        [first, second].map(|template| all.iter().filter(|line| way(line) == way(template)).count())
+    };
+    let before = following();
+    downloads.extend(persistent_services().map(|service| Download::start(&lab, service)));
+    assert_eq!(following(), before.map(|count| count + 1));
+    all_go_on(&downloads);
 
     for download in downloads {
         download.ends.store(true, Ordering::Relaxed);

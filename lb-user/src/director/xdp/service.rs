@@ -205,18 +205,22 @@ pub fn stats(counters: &Counters, rates: &Rates) -> Stats {
     }
 }
 
+/// What a service is known by.
+pub fn key(record: &Record) -> ServiceKey {
+    if record.mark != 0 {
+        let family = if record.family == 6 { Family::V6 } else { Family::V4 };
+        return ServiceKey::Mark { mark: record.mark, family };
+    }
+    ServiceKey::Address {
+        protocol: Protocol::from_number(record.protocol).unwrap_or(Protocol::Tcp),
+        address: address_of(record.address, record.family),
+        port: u16::from_be(record.port),
+    }
+}
+
 /// What a listing says of a service.
 pub fn report(maps: &Maps, record: &Record) -> ServiceReport {
-    let key = if record.mark != 0 {
-        let family = if record.family == 6 { Family::V6 } else { Family::V4 };
-        ServiceKey::Mark { mark: record.mark, family }
-    } else {
-        ServiceKey::Address {
-            protocol: Protocol::from_number(record.protocol).unwrap_or(Protocol::Tcp),
-            address: address_of(record.address, record.family),
-            port: u16::from_be(record.port),
-        }
-    };
+    let key = key(record);
     let scheduler = u8::try_from(record.scheduler).ok().and_then(Scheduler::from_number);
     let service = Service {
         scheduler: scheduler.unwrap_or(Scheduler::None).name().into(),

@@ -7,7 +7,7 @@ use xipvs::table::ConnectionReport;
 use super::fixture::{
     CLIENTS, Counted, Expected, Fixture, SERVERS, TO_CLIENT, VIP, client, server, to_server,
 };
-use super::frame::{ACK, FIN, Frame};
+use super::frame::{ACK, FIN, Frame, SYN};
 
 const RULES: &str = "-A -t 192.168.1.100:80 -s rr
     -a -t 192.168.1.100:80 -r 10.0.0.11:8080 -m
@@ -76,12 +76,15 @@ fn a_connection_goes_on_where_it_was() {
 #[test]
 fn what_cannot_be_placed_is_left_and_named() {
     let mut fixture = Fixture::configured(RULES);
+    // The service is not persistent; and one that the kernel has given up has these ports.
     let template = ConnectionReport { client_port: 0, ..listed(1, 1, 8080, "NONE") };
+    let given_up = ConnectionReport { virtual_port: 65535, destination_port: 65535, ..template.clone() };
     let connections = [
         listed(40000, 3, 80, "ESTABLISHED"),
         listed(40001, 1, 80, "ESTABLISHED"),
         listed(40002, 1, 8080, "WHATEVER"),
         template,
+        given_up,
     ];
     let takeover = fixture.director.adopt(&connections).unwrap();
     assert_eq!((takeover.taken, takeover.known), (0, 0));
@@ -91,7 +94,7 @@ fn what_cannot_be_placed_is_left_and_named() {
         [
             ("in a state that is not known", 1),
             ("of a destination that is not in the table", 2),
-            ("persistence template", 1)
+            ("templates that serve no more", 2)
         ]
     );
     let ack = Frame::tcp(client(40000), VIP, ACK);
@@ -106,4 +109,51 @@ fn a_time_that_is_over_is_over() {
     assert!(fixture.director.connections().unwrap().is_empty());
     let counted = &fixture.counted()[&server(1, 8080)];
     assert_eq!((counted.active, counted.inactive), (0, 0));
+}
+
+/// A template serves its clients, controls their connections, and goes on for a minute while it does.
+#[test]
+fn a_template_goes_on_with_its_connections() {
+    let mut fixture = Fixture::configured(
+        "-A -t 192.168.1.100:80 -s rr -p 300 -M 255.255.255.0
+         -a -t 192.168.1.100:80 -r 10.0.0.11:8080 -m
+         -a -t 192.168.1.100:80 -r 10.0.0.12:8080 -m",
+    );
+    let template = ConnectionReport {
+        client: [192, 168, 1, 0].into(),
+        client_port: 0,
+        expires: 50,
+        ..listed(0, 1, 8080, "ASSURED")
+    };
+    // The connection first: the order of a listing means nothing.
+    let all = [listed(40000, 1, 8080, "ESTABLISHED"), template.clone()];
+    let takeover = fixture.director.adopt(&all).unwrap();
+    assert_eq!((takeover.taken, takeover.known, takeover.left.len()), (2, 0, 0));
+    let takeover = fixture.director.adopt(&all).unwrap();
+    assert_eq!((takeover.taken, takeover.known), (0, 2));
+    let entry = fixture.director.table().unwrap().entries.remove(0);
+    let mut persistent: Vec<_> =
+        entry.destinations.iter().map(|report| (report.destination.key.address, report.persistent)).collect();
+    persistent.sort();
+    assert_eq!(persistent.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [1, 0]);
+    let listed = |fixture: &mut Fixture| {
+        let all = fixture.director.connections().unwrap();
+        all.into_iter().find(|connection| connection.client_port == 0)
+    };
+    let told = listed(&mut fixture).unwrap();
+    assert!(told.expires.abs_diff(50) <= 1, "{told:?}");
+    assert_eq!(ConnectionReport { expires: 50, ..told }, template);
+
+    // Its time is over and its connection's is not.
+    fixture.wait(53_000);
+    let told = listed(&mut fixture).expect("a connection is controlled");
+    assert!((50..=60).contains(&told.expires), "{told:?}");
+    for port in 41000..41004 {
+        let syn = Frame::tcp(client(port), VIP, SYN);
+        let out = syn.clone().destination(server(1, 8080)).sent(to_server(1));
+        assert_eq!(fixture.send(CLIENTS, &syn.bytes()).bytes, out.bytes());
+    }
+    // With the last connection it ends as well.
+    fixture.wait(130_000);
+    assert_eq!(listed(&mut fixture), None);
 }

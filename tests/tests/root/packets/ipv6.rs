@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use etherparse::{IpNumber, Ipv6Header, TcpHeader, UdpHeader};
 use lb_common::reason::Reason;
 use xipvs::director::Director;
+use xipvs::table::ConnectionReport;
 
 use super::fixture::{Action, CLIENTS, Fixture, SERVERS, TO_CLIENT, to_server};
 use super::frame::{ACK, FIN, Mac, RST, SYN};
@@ -181,6 +182,49 @@ fn a_conversation_is_translated_both_ways() {
     assert_eq!(SocketAddr::new(report.client, report.client_port), client.into());
     assert_eq!(SocketAddr::new(report.virtual_address, report.virtual_port), vip.into());
     assert_eq!(SocketAddr::new(report.destination, report.destination_port), server.into());
+}
+
+#[test]
+fn connections_of_another_director_go_on() {
+    let mut fixture = Fixture::configured(WEB);
+    fixture.ipvsadm("-E -t [fd00:1::100]:80 -s rr -p 300 -M 64");
+    let listed = |from: SocketAddrV6, virtual_port, to: SocketAddrV6, state: &str| ConnectionReport {
+        protocol: "TCP".into(),
+        client: (*from.ip()).into(),
+        client_port: from.port(),
+        virtual_address: (*vip(0).ip()).into(),
+        virtual_port,
+        destination: (*to.ip()).into(),
+        destination_port: to.port(),
+        state: state.into(),
+        expires: 100,
+        engine: None,
+    };
+    let (nat, direct) = (at("fd00:2::11", 8080), at("fd00:2::12", 81));
+    let mut all = [
+        listed(client(40000), 80, nat, "ESTABLISHED"),
+        listed(client(40001), 81, direct, "FIN_WAIT"),
+        listed(at("fd00:1::", 0), 80, nat, "ASSURED"),
+    ];
+    let takeover = fixture.director.adopt(&all).unwrap();
+    assert_eq!((takeover.taken, takeover.known, takeover.left.len()), (3, 0, 0));
+    let mut told = fixture.director.connections().unwrap();
+    told.sort_by_key(|connection| connection.client_port);
+    all.sort_by_key(|connection| connection.client_port);
+    let told = told.into_iter().map(|report| ConnectionReport { expires: 100, ..report });
+    assert_eq!(told.collect::<Vec<_>>(), all);
+
+    let frame = Frame::tcp(client(40000), vip(80), ACK);
+    redirects(&fixture, "nat", CLIENTS, &frame, &frame.sent(to_server(1), client(40000), nat));
+    let frame = Frame::tcp(nat, client(40000), ACK);
+    redirects(&fixture, "nat answer", SERVERS, &frame, &frame.sent(TO_CLIENT, vip(80), client(40000)));
+    let frame = Frame::tcp(client(40001), vip(81), ACK);
+    redirects(&fixture, "direct", CLIENTS, &frame, &frame.sent(to_server(2), client(40001), vip(81)));
+    assert_eq!(counted(&mut fixture, 80)[5..], [1, 0]);
+    assert_eq!(counted(&mut fixture, 81)[5..], [0, 1]);
+    // The template's time is over, but not that of the connection that it controls.
+    fixture.wait(102_000);
+    assert_eq!(fixture.director.connections().unwrap().len(), 3);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Services by firewall mark: which packets the rules give a mark, and what a service by mark does with them.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4};
 
 use lb_common::reason::Reason;
 use xipvs::director::Director;
+use xipvs::table::ConnectionReport;
 
 use super::fixture::{Action, CLIENTS, Fixture, SERVERS, VIP, client, server};
 use super::frame::{ACK, Frame, SYN};
@@ -149,4 +150,52 @@ fn as_many_rules_as_there_can_be() {
     });
     assert_eq!(one_more.unwrap_err().to_string(), "no more than 256 rules can mark packets");
     assert_eq!(fixture.director.mark_rules().unwrap().unwrap().len(), 256);
+}
+
+/// A listing tells the mark of a template; a connection belongs to the service that has its destination.
+#[test]
+fn connections_of_another_director_go_on() {
+    let mut fixture = Fixture::configured(
+        "-A -f 7 -s rr -p 300
+         -a -f 7 -r 10.0.0.11:0 -m
+         -a -f 7 -r 10.0.0.12:0 -m
+         -A -f 7 -6 -s rr -p 300
+         -a -f 7 -6 -r [fd00:2::11]:0 -m",
+    );
+    marked(&mut fixture, &["7 --destination 192.168.1.100", "7 --destination 198.51.100.0/24"]);
+    let listed = |client: (IpAddr, u16), virtual_address: (IpAddr, u16), destination: (IpAddr, u16)| {
+        let protocol = if client.1 == 0 { "IP" } else { "TCP" };
+        ConnectionReport {
+            protocol: protocol.into(),
+            client: client.0,
+            client_port: client.1,
+            virtual_address: virtual_address.0,
+            virtual_port: virtual_address.1,
+            destination: destination.0,
+            destination_port: destination.1,
+            state: if client.1 == 0 { "ASSURED" } else { "ESTABLISHED" }.into(),
+            expires: 100,
+            engine: None,
+        }
+    };
+    let (host, second) = ((*client(0).ip()).into(), (*server(2, 0).ip()).into());
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let mut all = [
+        listed((host, 0), (ip("0.0.0.7"), 0), (second, 0)),
+        listed((ip("fd00:1::10"), 0), (ip("0:7::"), 0), (ip("fd00:2::11"), 0)),
+        listed((host, 40000), (ip("198.51.100.9"), 443), (second, 443)),
+    ];
+    let takeover = fixture.director.adopt(&all).unwrap();
+    assert_eq!((takeover.taken, takeover.known, takeover.left.len()), (3, 0, 0), "{takeover:?}");
+    let key = |report: &ConnectionReport| (report.client_port, report.client);
+    let mut told = fixture.director.connections().unwrap();
+    told.sort_by_key(key);
+    all.sort_by_key(key);
+    let told = told.into_iter().map(|report| ConnectionReport { expires: 100, ..report });
+    assert_eq!(told.collect::<Vec<_>>(), all);
+
+    assert_eq!(to(&fixture, &Frame::tcp(client(40000), at([198, 51, 100, 9], 443), ACK)), (2, 443));
+    for port in 41000..41003 {
+        assert_eq!(to(&fixture, &Frame::tcp(client(port), VIP, SYN)), (2, 80));
+    }
 }
