@@ -11,9 +11,12 @@ use crate::command::{self, run as run_command};
 use crate::need::Group;
 use crate::{build, setup};
 
-/// What the virtual machine does before it runs tests: it has no BPF file system, no IPVS and no TAP
-/// interfaces yet.
-const PREPARE: &str = r#"mount -t bpf bpf /sys/fs/bpf && modprobe --all ip_vs tun && exec "$@""#;
+/// What the virtual machine does before it runs tests: it has no BPF file system and no TAP interfaces yet. (It has no
+/// IPVS either: xipvs loads it.) Programs are brought into its memory, as they are read page by page and its file system is
+/// slow.
+const PREPARE: &str = r#"mount -t bpf bpf /sys/fs/bpf && modprobe tun &&
+    nearby() { cp "$1" /dev/shm && mount --bind "/dev/shm/${1##*/}" "$1"; } &&
+    nearby "$0" && nearby "$1" && exec "$@""#;
 
 /// Which of the tests that need root run on the oldest kernel too: all that look at what the program does with a
 /// packet, the recorded commands (two minutes), and some with real traffic. The rest is about commands, not about
@@ -72,7 +75,8 @@ fn cargo_test(level: &str) -> Command {
 /// Runs the tests of one level in the reference VM: cargo builds them here and starts them through `xtask vm`.
 fn in_vm(level: &str, words: &[&str]) -> Result<()> {
     let xtask = env::current_exe().context("where this program is")?.display().to_string();
-    let runner = [&xtask, "vm", "--timeout", VM_TIMEOUT, "--", "sh", "-c", PREPARE, "sh"]
+    let xipvs = ::tests::lab::binary().canonicalize()?.display().to_string();
+    let runner = [&xtask, "vm", "--timeout", VM_TIMEOUT, "--", "sh", "-c", PREPARE, &xipvs]
         .map(|word| format!("{word:?}"));
     let runner = format!("target.'cfg(all())'.runner = [{}]", runner.join(", "));
     run_command(cargo_test(level).args(["--config", &runner, "--"]).args(words))
