@@ -11,6 +11,8 @@ pub type DestinationId = u32;
 pub const IN_USE: u8 = 1;
 /// [`Destination::status`]: configured, not deleted.
 pub const AVAILABLE: u8 = 2;
+/// [`Destination::status`]: the service is of IPv6, whatever the destination is.
+pub const OF_IPV6: u8 = 4;
 
 /// A slot of the destination map: a line that is read for every packet, and a line that is written when a
 /// connection begins, ends or changes state.
@@ -27,7 +29,7 @@ pub struct Destination {
     pub virtual_port: u16,
     /// The service's protocol.
     pub protocol: u8,
-    /// [`IN_USE`], [`AVAILABLE`].
+    /// [`IN_USE`], [`AVAILABLE`], [`OF_IPV6`].
     pub status: u8,
     /// Number of the forwarding method.
     pub method: u8,
@@ -87,6 +89,13 @@ pub struct Counters {
     pub in_bytes: u64,
     /// Bytes from servers, from the IP header on.
     pub out_bytes: u64,
+}
+
+impl Destination {
+    /// The family of its service, as [`Destination::family`] has its own.
+    pub const fn service_family(&self) -> u8 {
+        if self.status & OF_IPV6 != 0 { 6 } else { 4 }
+    }
 }
 
 impl Counters {

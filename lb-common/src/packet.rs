@@ -89,13 +89,33 @@ fn be16(bytes: &[u8; 2]) -> u16 {
     u16::from_be_bytes(*bytes)
 }
 
-/// The network protocol of a frame that can be balanced.
+/// A version of IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
     V4,
     /// IPv6.
     V6,
+}
+
+impl Family {
+    /// The IP protocol number of a packet of this family inside another.
+    #[inline(always)]
+    pub const fn protocol(self) -> u8 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 41,
+        }
+    }
+
+    /// The Ethernet protocol number.
+    #[inline(always)]
+    pub const fn ethertype(self) -> [u8; 2] {
+        match self {
+            Self::V4 => [0x08, 0x00],
+            Self::V6 => [0x86, 0xdd],
+        }
+    }
 }
 
 /// What is behind a frame's Ethernet header and its tags, and where that begins: 14, 18 or 22.

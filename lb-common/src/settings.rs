@@ -146,11 +146,13 @@ pub enum Program {
     Fragment = 8,
     /// `xipvs_ipv6_fragment`: [`Program::Fragment`] for IPv6.
     Ipv6Fragment = 9,
+    /// `xipvs_ipv6_tunnel`: [`Program::Tunnel`] for packets of IPv6.
+    Ipv6Tunnel = 10,
 }
 
 impl Program {
     /// Slots in the program array.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]
@@ -160,6 +162,7 @@ impl Program {
             Self::Slow => Self::Ipv6Slow,
             Self::Open => Self::Ipv6Open,
             Self::Fragment => Self::Ipv6Fragment,
+            Self::Tunnel => Self::Ipv6Tunnel,
             other => other,
         }
     }

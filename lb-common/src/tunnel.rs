@@ -7,11 +7,8 @@
 
 use crate::checksum::{self, Sum};
 use crate::forward::{TunnelChecksum, TunnelType};
+use crate::packet::{Family, IPV4, IPV6};
 
-/// Bytes of an IPv6 header without extension headers.
-pub const IPV6: usize = 40;
-/// Bytes of an IPv4 header without options.
-const IPV4: usize = crate::packet::IPV4;
 /// Bytes of a GRE header without a checksum.
 const GRE: usize = 4;
 /// Bytes that a GRE header's checksum takes, with the zeroes behind it.
@@ -22,40 +19,11 @@ const GUE: usize = crate::packet::UDP + 4;
 /// Most bytes that lie between the outer and the inner IP header.
 pub const MAX_ENCAPSULATION: usize = GUE;
 
-/// The smallest packet that a way must take for a tunnel over it to be used, IPv4: RFC 791.
-pub const LEAST_MTU: u16 = 68;
+/// The smallest packet that a tunnel must take to be used, over IPv4 (RFC 791) and over IPv6 (RFC 8200).
+const LEAST_MTU: (u16, u16) = (68, 1280);
 
 /// Source ports of GUE: the default of `ip_local_port_range`.
 const SOURCE_PORTS: (u16, u16) = (32768, 60999);
-
-/// An IP protocol's family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// The IP protocol number of a packet of this family inside another.
-    #[inline(always)]
-    pub const fn protocol(self) -> u8 {
-        match self {
-            Self::V4 => 4,
-            Self::V6 => 41,
-        }
-    }
-
-    /// The Ethernet protocol number.
-    #[inline(always)]
-    pub const fn ethertype(self) -> [u8; 2] {
-        match self {
-            Self::V4 => [0x08, 0x00],
-            Self::V6 => [0x86, 0xdd],
-        }
-    }
-}
 
 /// What an outer header takes over from the packet inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +83,27 @@ impl Tunnel {
         } else {
             GRE
         }
+    }
+
+    /// Bytes of all headers around the packet, those of an outer IP header of a family included.
+    #[inline(always)]
+    pub const fn room(self, outer: Family) -> usize {
+        self.encapsulation()
+            + match outer {
+                Family::V4 => IPV4,
+                Family::V6 => IPV6,
+            }
+    }
+
+    /// The largest packet that goes in where the way takes packets of `mtu` bytes; none if the way takes too little for
+    /// a tunnel at all.
+    #[inline(always)]
+    pub fn mtu(self, outer: Family, mtu: u16) -> Option<u16> {
+        let least = match outer {
+            Family::V4 => LEAST_MTU.0,
+            Family::V6 => LEAST_MTU.1,
+        };
+        mtu.checked_sub(self.room(outer) as u16).filter(|mtu| *mtu >= least)
     }
 
     /// The IP protocol number in the outer header.
@@ -227,6 +216,13 @@ pub fn pseudo_ipv4(source: [u8; 4], destination: [u8; 4], inner_length: u16) -> 
     Sum::ZERO.with(&source).with(&destination).with(&[0, 17]).with(&length.to_be_bytes())
 }
 
+/// The same, IPv6.
+#[inline(always)]
+pub fn pseudo_ipv6(source: [u8; 16], destination: [u8; 16], inner_length: u16) -> Sum {
+    let length = (inner_length as usize + GUE) as u16;
+    Sum::ZERO.with(&source).with(&destination).with(&[0, 17]).with(&length.to_be_bytes())
+}
+
 /// The source port of GUE for a flow: always the same one, so that the way of a flow through the network is.
 #[doc(alias = "udp_flow_src_port")]
 #[inline(always)]
@@ -301,6 +297,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tunnel_takes_what_its_headers_leave() {
+        let gue = Tunnel { kind: 1, checksum: 0, port: 6080 };
+        assert_eq!((IPIP.mtu(Family::V4, 1500), IPIP.mtu(Family::V6, 1500)), (Some(1480), Some(1460)));
+        assert_eq!((gue.mtu(Family::V4, 1500), gue.mtu(Family::V6, 1500)), (Some(1468), Some(1448)));
+        assert_eq!((IPIP.mtu(Family::V4, 88), IPIP.mtu(Family::V4, 87)), (Some(68), None));
+        assert_eq!((IPIP.mtu(Family::V6, 1320), IPIP.mtu(Family::V6, 1319)), (Some(1280), None));
+        assert_eq!(IPIP.mtu(Family::V4, 0), None);
+    }
+
+    #[test]
     fn source_ports_stay_in_their_range() {
         assert_eq!(source_port(0), 32768);
         assert!(
@@ -334,6 +340,14 @@ mod tests {
                 read.to_header().calc_checksum_ipv4_raw(source, destination, &carried).unwrap()
             );
             prop_assert_eq!((read.destination_port(), usize::from(read.length())), (6080, carried.len() + 8));
+
+            write_gue(&mut gue, Tunnel { kind: 1, checksum: 1, port: 6080 }, inner, hash);
+            write_gue_checksum(&mut gue, pseudo_ipv6([1; 16], [2; 16], inner.length).with(&payload));
+            let read = UdpHeaderSlice::from_slice(&gue).unwrap();
+            prop_assert_eq!(
+                read.checksum(),
+                read.to_header().calc_checksum_ipv6_raw([1; 16], [2; 16], &carried).unwrap()
+            );
         }
     }
 }

@@ -140,7 +140,11 @@ fn steady_flow<const IPV6: bool>(
         return None;
     }
     let destination = DestinationRef::at(entry.destination)?;
-    let room = if entry.is_tunnelled() { tunnel::room_at_once(destination)? } else { 0 };
+    let room = match entry.is_tunnelled() {
+        true if IPV6 => return None,
+        true => tunnel::room_at_once(destination)?,
+        false => 0,
+    };
     if u32::from(packet.length) + room as u32 > entry.mtu.into() {
         return None;
     }

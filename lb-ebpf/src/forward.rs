@@ -9,12 +9,12 @@ use lb_common::forward::{
     End, TCP_PART, take_hop, take_hop_ipv6, translate_network, translate_network_ipv6, translate_tcp,
     translate_udp,
 };
-use lb_common::packet::{ETHERNET, IPV4, IPV6, Packet, UDP, VLAN_TAG};
+use lb_common::packet::{ETHERNET, Family, IPV4, IPV6, Packet, UDP, VLAN_TAG};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
-use crate::maps::{self, SettingsRef, Tunnelling};
+use crate::maps::{self, DestinationRef, SettingsRef, Tunnelling};
 use crate::packet::{Window, move_head};
 
 /// What becomes of a packet that is forwarded, or not decided yet.
@@ -75,7 +75,7 @@ pub fn resolve(
     fib.ifindex = context.ingress_ifindex() as u32;
     // Not 0, so that the kernel tells the MTU; not the packet's own, as the answer serves others too.
     fib.__bindgen_anon_1.tot_len = 1;
-    let tunnelled = !tuple.is_ipv6() && entry.is_tunnelled();
+    let tunnelled = entry.is_tunnelled();
     (fib.sport, fib.dport) = if tunnelled {
         (0, 0)
     } else if client_side {
@@ -83,14 +83,27 @@ pub fn resolve(
     } else {
         (entry.port, tuple.raw_destination_port())
     };
+    // There was no way when the destination was added, if the director has no address towards it.
+    let mut is_lost = false;
     if tunnelled {
-        let source = maps::tunnel_source(entry.destination);
-        entry.set_tunnel_source(source);
-        fib.family = AF_INET;
+        let destination = DestinationRef::at(entry.destination).ok_or(NoHop::Refused(Reason::Internal))?;
         fib.l4_protocol = 0;
-        fib.__bindgen_anon_2.tos = packet.service_type;
-        fib.__bindgen_anon_3.ipv4_src = source;
-        fib.__bindgen_anon_4.ipv4_dst = entry.address;
+        if destination.version() == Family::V6 {
+            let source = maps::tunnel_source_ipv6(entry.destination);
+            is_lost = source == [0; 2];
+            fib.family = AF_INET6;
+            fib.__bindgen_anon_2.flowinfo = (u32::from(packet.service_type) << 20).to_be();
+            fib.__bindgen_anon_3.ipv6_src = words(source);
+            fib.__bindgen_anon_4.ipv6_dst = words(destination.address_ipv6());
+        } else {
+            let source = maps::tunnel_source(entry.destination);
+            is_lost = source == 0;
+            entry.set_tunnel_source(source);
+            fib.family = AF_INET;
+            fib.__bindgen_anon_2.tos = packet.service_type;
+            fib.__bindgen_anon_3.ipv4_src = source;
+            fib.__bindgen_anon_4.ipv4_dst = destination.address();
+        }
     } else if tuple.is_ipv6() {
         let (source, destination) = if client_side {
             (addresses.source, addresses.other)
@@ -122,8 +135,7 @@ pub fn resolve(
         FIB_TOO_BIG => return Err(NoHop::Refused(Reason::TooBig)),
         _ => return Err(NoHop::Refused(Reason::NoRoute)),
     }
-    if entry.is_tunnelled() && entry.tunnel_source() == 0 {
-        // There was no way when the destination was added.
+    if is_lost {
         return Err(NoHop::Refused(Reason::NoRoute));
     }
     entry.interface = fib.ifindex;
@@ -163,7 +175,7 @@ pub fn without_hop(
     let by_stack = match why {
         NoHop::Refused(_) if entry.role != CLIENT_SIDE => return Err(Reason::ReplyByStack),
         NoHop::Refused(reason) => return Err(reason),
-        NoHop::Neighbour if !packet.tuple.is_ipv6() && entry.is_tunnelled() => {
+        NoHop::Neighbour if entry.is_tunnelled() => {
             return go_on_in_tunnel(Tunnelling::NoNeighbour);
         }
         NoHop::Neighbour => Reason::NeighbourByStack,
@@ -195,7 +207,7 @@ pub fn send(
     entry: &Entry,
     addresses: &Addresses,
 ) -> Result<Verdict, Reason> {
-    if !packet.tuple.is_ipv6() && entry.is_tunnelled() {
+    if entry.is_tunnelled() {
         return go_on_in_tunnel(Tunnelling::Send);
     }
     if packet.length > entry.mtu {
@@ -253,7 +265,8 @@ pub fn hand_over(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result
     } else {
         take_hop(window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?);
     }
-    write_link(context, packet, entry, 0)?;
+    let family = if packet.tuple.is_ipv6() { Family::V6 } else { Family::V4 };
+    write_link(context, packet, entry, family, 0)?;
     Ok(out(context, entry))
 }
 
@@ -290,13 +303,14 @@ fn translate(window: &mut Window, packet: &Packet, entry: &Entry, addresses: &Ad
     Some(())
 }
 
-/// Writes the link header for the next hop, with as many tags as its link wants, and makes so much room behind it;
-/// returns where that begins.
+/// Writes the link header for the next hop, with as many tags as its link wants, and makes so much room behind it, which is
+/// for a header of a family; returns where that begins.
 #[inline(always)]
 pub fn write_link(
     context: &XdpContext,
     packet: &Packet,
     entry: &Entry,
+    family: Family,
     room: usize,
 ) -> Result<usize, Reason> {
     let tagged = entry.vlan != 0;
@@ -311,7 +325,7 @@ pub fn write_link(
     for (place, word) in header.as_chunks_mut::<4>().0.iter_mut().zip(entry.link) {
         *place = word.to_ne_bytes();
     }
-    let kind: [u8; 2] = if packet.tuple.is_ipv6() { [0x86, 0xdd] } else { [0x08, 0x00] };
+    let kind = family.ethertype();
     [header[12], header[13]] = if tagged { [0x81, 0x00] } else { kind };
     if tagged {
         let header = window.bytes_mut::<{ ETHERNET + VLAN_TAG }>(0).ok_or(Reason::Malformed)?;

@@ -15,7 +15,7 @@ use crate::forward::{self, NoHop, Verdict};
 use crate::maps::{self, Counted, SettingsRef, Tunnelling};
 use crate::packet::{Window, cut, move_head};
 use crate::tunnel::LINK;
-use crate::{clock, connection, sum};
+use crate::{clock, connection, sum, tunnel};
 
 /// Tells the sender of the packet in the scratch room why it goes no further. The error goes back the way that the
 /// packet came.
@@ -61,8 +61,7 @@ pub fn tell(context: &XdpContext) -> Result<Verdict, Reason> {
 /// The largest packet of a client that the way to its destination takes.
 #[inline(always)]
 fn next_mtu(entry: &Entry) -> u16 {
-    let room = if entry.is_tunnelled() { crate::tunnel::room(entry) } else { 0 };
-    entry.mtu.wrapping_sub(room as u16)
+    if entry.is_tunnelled() { tunnel::mtu(entry).unwrap_or(0) } else { entry.mtu }
 }
 
 /// Sends an ICMP error about a connection to whom it concerns.

@@ -79,7 +79,13 @@ pub fn xipvs_ipv6_open(context: XdpContext) -> u32 {
 /// Sends a packet of a known flow into its tunnel, whatever that takes.
 #[xdp]
 pub fn xipvs_tunnel(context: XdpContext) -> u32 {
-    act::<false>(&context, or_tell(tunnel::send(&context)))
+    act::<false>(&context, or_tell(tunnel::send::<false>(&context)))
+}
+
+/// [`xipvs_tunnel`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6_tunnel(context: XdpContext) -> u32 {
+    act::<true>(&context, tunnel::send::<true>(&context))
 }
 
 /// Tells the sender of a packet why it goes no further.

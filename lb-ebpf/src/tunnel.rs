@@ -1,18 +1,18 @@
 //! Tunnels: the outer headers around a packet, and the packets that need more than that.
 //!
-//! A packet in its flow's steady state is wrapped where it is. What has to be summed, what is too large for the way and
-//! what waits for a neighbour is the business of a program of its own.
+//! A packet of IPv4 in its flow's steady state is wrapped in IPv4 where it is. What has to be summed, what is too large for
+//! the way, what waits for a neighbour and what IPv6 has a part in is the business of programs of their own.
 //! IPVS counterpart: `ip_vs_tunnel_xmit`.
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
-use lb_common::connection::Entry;
-use lb_common::forward::take_hop;
-use lb_common::packet::{Frame, IPV4, Packet};
+use lb_common::connection::{Entry, octets};
+use lb_common::forward::{take_hop, take_hop_ipv6};
+use lb_common::packet::{Family, Frame, IPV4, IPV6, Packet};
 use lb_common::reason::Reason;
 use lb_common::sysctl::Sysctl;
-use lb_common::tunnel::{self as rules, Family, Inner, Tunnel};
+use lb_common::tunnel::{self as rules, Inner, Tunnel};
 
 use crate::forward::{self, DONT_FRAGMENT, Verdict};
 use crate::maps::{self, DestinationRef, SettingsRef, Tunnelling};
@@ -22,18 +22,19 @@ use crate::sum;
 /// Most bytes of a link header: Ethernet and two tags.
 pub const LINK: usize = 22;
 
-/// Bytes that the headers of a connection's tunnel take.
+/// The largest packet that a connection's tunnel takes.
 #[inline(always)]
-pub fn room(entry: &Entry) -> usize {
-    let tunnel = DestinationRef::at(entry.destination).map(DestinationRef::tunnel);
-    IPV4 + tunnel.map_or(0, Tunnel::encapsulation)
+pub fn mtu(entry: &Entry) -> Option<u16> {
+    let destination = DestinationRef::at(entry.destination)?;
+    destination.tunnel().mtu(destination.version(), entry.mtu)
 }
 
 /// Bytes that the headers of a destination's tunnel take, if [`send_at_once`] can write them.
 #[inline(always)]
 pub fn room_at_once(destination: DestinationRef) -> Option<usize> {
     let tunnel = destination.tunnel();
-    (!tunnel.has_checksum()).then_some(IPV4 + tunnel.encapsulation())
+    let simple = !tunnel.has_checksum() && destination.version() == Family::V4;
+    simple.then_some(tunnel.room(Family::V4))
 }
 
 /// Sends a packet that its way takes into a tunnel that sums nothing; its next hop is known.
@@ -46,57 +47,80 @@ pub fn send_at_once(
     destination: DestinationRef,
 ) -> Result<Verdict, Reason> {
     let tunnel = destination.tunnel();
-    let inner = take(context, settings, packet)?;
-    let at = forward::write_link(context, packet, entry, IPV4 + tunnel.encapsulation())?;
+    let inner = take::<false>(context, settings, packet)?;
+    let at = forward::write_link(context, packet, entry, Family::V4, tunnel.room(Family::V4))?;
+    let ends = [entry.tunnel_source(), entry.address].map(u32::to_ne_bytes);
     let hash = packet.tuple.hash(settings.seed()) as u32;
-    write(context, at, tunnel, inner, entry, hash, None).ok_or(Reason::Malformed)?;
+    write_ipv4(context, at, tunnel, inner, ends).ok_or(Reason::Malformed)?;
+    write_inside(context, at + IPV4, tunnel, inner, hash, None).ok_or(Reason::Malformed)?;
     Ok(forward::out(context, entry))
 }
 
 /// Takes a hop off the packet inside, and says what the outer header wants to know of it.
 #[inline(always)]
-fn take(context: &XdpContext, settings: SettingsRef, packet: &Packet) -> Result<Inner, Reason> {
+fn take<const INNER_IPV6: bool>(
+    context: &XdpContext,
+    settings: SettingsRef,
+    packet: &Packet,
+) -> Result<Inner, Reason> {
     let mut window = Window::of(context);
-    let header = window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?;
-    let dont_fragment = header[6] & DONT_FRAGMENT != 0;
-    take_hop(header);
+    let (family, dont_fragment) = if INNER_IPV6 {
+        take_hop_ipv6(window.bytes_mut(packet.network.into()).ok_or(Reason::Malformed)?);
+        (Family::V6, false)
+    } else {
+        let header = window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?;
+        let dont_fragment = header[6] & DONT_FRAGMENT != 0;
+        take_hop(header);
+        (Family::V4, dont_fragment && settings.sysctl(Sysctl::PmtuDisc) != 0)
+    };
     Ok(Inner {
-        family: Family::V4,
+        family,
         length: packet.length,
         service_type: packet.service_type,
         time_to_live: packet.time_to_live - 1,
-        dont_fragment: dont_fragment && settings.sysctl(Sysctl::PmtuDisc) != 0,
+        dont_fragment,
     })
 }
 
-/// Writes the headers at an offset; `payload` is the sum over what is inside if they want it.
+/// Writes the outer header at an offset: source and destination in network order.
 #[inline(always)]
-fn write(
+fn write_ipv4(
     context: &XdpContext,
     at: usize,
     tunnel: Tunnel,
     inner: Inner,
-    entry: &Entry,
-    hash: u32,
-    payload: Option<Sum>,
+    [source, destination]: [[u8; 4]; 2],
 ) -> Option<()> {
-    let (source, destination) = (entry.tunnel_source().to_ne_bytes(), entry.address.to_ne_bytes());
     // SAFETY: the helper takes nothing.
     let identification = unsafe { bpf_get_prandom_u32() } as u16;
     let mut window = Window::of(context);
     rules::write_ipv4(window.bytes_mut(at)?, tunnel, inner, source, destination, identification);
-    let at = at + IPV4;
-    match (tunnel.encapsulation(), payload) {
+    Some(())
+}
+
+/// What of a checksum is known before the headers are written: the sum over the packet inside, and that over the
+/// pseudo-header of UDP.
+type Sums = Option<(Sum, Sum)>;
+
+/// Writes what lies between the outer header and the packet inside, at an offset; with checksums if there are `sums`.
+#[inline(always)]
+fn write_inside(
+    context: &XdpContext,
+    at: usize,
+    tunnel: Tunnel,
+    inner: Inner,
+    hash: u32,
+    sums: Sums,
+) -> Option<()> {
+    let mut window = Window::of(context);
+    match (tunnel.encapsulation(), sums) {
         (4, _) => rules::write_gre(window.bytes_mut(at)?, inner.family),
-        (8, Some(sum)) => rules::write_gre_checked(window.bytes_mut(at)?, inner.family, sum),
-        (12, sum) => {
+        (8, Some((payload, _))) => rules::write_gre_checked(window.bytes_mut(at)?, inner.family, payload),
+        (12, sums) => {
             let header = window.bytes_mut(at)?;
             rules::write_gue(header, tunnel, inner, hash);
-            if let Some(sum) = sum {
-                rules::write_gue_checksum(
-                    header,
-                    rules::pseudo_ipv4(source, destination, inner.length).and(sum),
-                );
+            if let Some((payload, pseudo)) = sums {
+                rules::write_gue_checksum(header, pseudo.and(payload));
             }
         }
         _ => {}
@@ -106,19 +130,37 @@ fn write(
 
 /// Sends the packet of a known flow, which both lie in the scratch room, into its tunnel.
 #[inline(always)]
-pub fn send(context: &XdpContext) -> Result<Verdict, Reason> {
+pub fn send<const INNER_IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
+    let destination = DestinationRef::at(maps::scratch()?.client_side.destination).ok_or(Reason::Internal)?;
+    match destination.version() {
+        Family::V4 => send_over::<INNER_IPV6, false>(context, destination),
+        Family::V6 => send_over::<INNER_IPV6, true>(context, destination),
+    }
+}
+
+/// [`send`], over the network of a family.
+#[inline(always)]
+fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
+    context: &XdpContext,
+    destination: DestinationRef,
+) -> Result<Verdict, Reason> {
+    let outer = if OUTER_IPV6 { Family::V6 } else { Family::V4 };
     let settings = maps::settings()?;
     let scratch = maps::scratch()?;
-    let packet = scratch.kept::<false>();
+    let packet = scratch.kept::<INNER_IPV6>();
     let entry = &scratch.client_side;
-    let tunnel = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?.tunnel();
-    let room = IPV4 + tunnel.encapsulation();
-    let inner = take(context, settings, &packet)?;
+    let tunnel = destination.tunnel();
+    let room = tunnel.room(outer);
+    let mut inner = take::<INNER_IPV6>(context, settings, &packet)?;
     let by_stack = if scratch.tunnelling == Tunnelling::NoNeighbour {
         Some(Reason::NeighbourByStack)
-    } else if u32::from(packet.length) + room as u32 > entry.mtu.into() {
-        if inner.dont_fragment {
+    } else if packet.length > tunnel.mtu(outer, entry.mtu).ok_or(Reason::NoRoute)? {
+        if INNER_IPV6 || inner.dont_fragment {
             return Err(Reason::TooBig);
+        }
+        if OUTER_IPV6 {
+            // The stack would have to forward it, and cuts no packet of IPv6 that it forwards.
+            return Err(Reason::NotFragmented);
         }
         Some(Reason::FragmentedByStack)
     } else {
@@ -131,26 +173,42 @@ pub fn send(context: &XdpContext) -> Result<Verdict, Reason> {
         None
     };
     let hash = packet.tuple.hash(settings.seed()) as u32;
-    let Some(reason) = by_stack else {
-        let at = forward::write_link(context, &packet, entry, room)?;
-        write(context, at, tunnel, inner, entry, hash, payload).ok_or(Reason::Malformed)?;
-        return Ok(forward::out(context, entry));
+    let at = if by_stack.is_some() {
+        // The stack takes a hop off the outer header when it forwards the packet.
+        inner.time_to_live = inner.time_to_live.saturating_add(1);
+        make_room(context, &packet, outer, room)?
+    } else {
+        forward::write_link(context, &packet, entry, outer, room)?
     };
-    let at = make_room(context, &packet, room)?;
-    // The stack takes a hop off the outer header when it forwards the packet.
-    let inner = Inner { time_to_live: inner.time_to_live.saturating_add(1), ..inner };
-    write(context, at, tunnel, inner, entry, hash, payload).ok_or(Reason::Malformed)?;
-    Err(reason)
+    let pseudo = if OUTER_IPV6 {
+        let source = octets(maps::tunnel_source_ipv6(entry.destination));
+        let destination = octets(destination.address_ipv6());
+        let mut window = Window::of(context);
+        let header: &mut [u8; IPV6] = window.bytes_mut(at).ok_or(Reason::Malformed)?;
+        rules::write_ipv6(header, tunnel, inner, source, destination);
+        rules::pseudo_ipv6(source, destination, inner.length)
+    } else {
+        let ends = [entry.tunnel_source(), destination.address()].map(u32::to_ne_bytes);
+        write_ipv4(context, at, tunnel, inner, ends).ok_or(Reason::Malformed)?;
+        rules::pseudo_ipv4(ends[0], ends[1], inner.length)
+    };
+    let at = at + room - tunnel.encapsulation();
+    let sums = payload.map(|payload| (payload, pseudo));
+    write_inside(context, at, tunnel, inner, hash, sums).ok_or(Reason::Malformed)?;
+    by_stack.map_or_else(|| Ok(forward::out(context, entry)), Err)
 }
 
-/// Makes room behind the link header, which stays as it is, for the stack; returns where it begins.
+/// Makes room behind the link header, which stays as it is but for the family, for the stack; returns where it begins.
 #[inline(always)]
-fn make_room(context: &XdpContext, packet: &Packet, room: usize) -> Result<usize, Reason> {
+fn make_room(context: &XdpContext, packet: &Packet, family: Family, room: usize) -> Result<usize, Reason> {
     let link: [u8; LINK] = *Window::of(context).bytes(0).ok_or(Reason::Malformed)?;
     if !move_head(context, -(room as i32)) {
         return Err(Reason::Internal);
     }
+    let mut window = Window::of(context);
     // Where the header is shorter the rest is written over.
-    *Window::of(context).bytes_mut(0).ok_or(Reason::Malformed)? = link;
-    Ok(packet.network.into())
+    *window.bytes_mut(0).ok_or(Reason::Malformed)? = link;
+    let at = usize::from(packet.network);
+    *window.bytes_mut(at - 2).ok_or(Reason::Malformed)? = family.ethertype();
+    Ok(at)
 }

@@ -327,6 +327,14 @@ pub fn tunnel_source(destination: DestinationId) -> u32 {
     TUNNEL_SOURCES.get_ptr(destination).map_or(0, |source| unsafe { read_volatile(source.cast::<u32>()) })
 }
 
+/// As [`tunnel_source`], IPv6, as two words.
+#[inline(always)]
+pub fn tunnel_source_ipv6(destination: DestinationId) -> [u64; 2] {
+    let source = TUNNEL_SOURCES.get_ptr(destination);
+    // SAFETY: as above; an element is aligned for words of eight bytes.
+    source.map_or([0; 2], |source| unsafe { read_volatile(source.cast()) })
+}
+
 /// What is to be known of an interface if it is a VLAN interface.
 #[inline(always)]
 pub fn vlan(interface: u32) -> Option<Vlan> {

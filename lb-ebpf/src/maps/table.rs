@@ -3,6 +3,7 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use lb_common::destination::{Destination, DestinationId};
+use lb_common::packet::Family;
 use lb_common::scheduler::overload::Thresholds;
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6, SetHeader};
 use lb_common::tunnel::Tunnel;
@@ -132,11 +133,18 @@ impl DestinationRef {
     destination_fields! {
         status: u8 = status;
         method: u8 = method;
+        family: u8 = family;
         port: u16 = port;
         weight: u32 = weight;
         active: u32 = load.active;
         total: u32 = load.total;
         overloaded: u32 = load.overloaded;
+    }
+
+    /// The family of the address.
+    #[inline(always)]
+    pub fn version(self) -> Family {
+        if self.family() == 6 { Family::V6 } else { Family::V4 }
     }
 
     /// The tunnel.

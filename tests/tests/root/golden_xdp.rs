@@ -130,19 +130,11 @@ impl Director for Both<'_> {
     }
 
     fn add_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
-        self.change(
-            (service, destination),
-            refusal::of_destination(service.family(), destination),
-            |director| director.add_destination(service, destination),
-        )
+        self.change((service, destination), None, |director| director.add_destination(service, destination))
     }
 
     fn edit_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
-        self.change(
-            (service, destination),
-            refusal::of_destination(service.family(), destination),
-            |director| director.edit_destination(service, destination),
-        )
+        self.change((service, destination), None, |director| director.edit_destination(service, destination))
     }
 
     fn delete_destination(&mut self, service: &ServiceKey, key: &DestinationKey) -> Result<()> {

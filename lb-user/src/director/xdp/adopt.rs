@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use lb_common::connection::{self, Addresses, Adopted, Adoption, CLIENT_SIDE, SERVER_SIDE, TEMPLATE};
-use lb_common::destination::{AVAILABLE, DestinationId};
+use lb_common::destination::{AVAILABLE, Destination, DestinationId};
 use lb_common::forward::ForwardingMethod;
 use lb_common::persistence::{INVALID_PORT, template_protocol};
 use lb_common::protocol::{Protocol, state};
@@ -20,7 +20,7 @@ use lb_common::tuple::{IPV6, Tuple, handle};
 
 use super::connection::addresses;
 use super::maps::{Maps, TableEntry};
-use super::{address_bytes, destination, service, set};
+use super::{address_bytes, address_of, destination, service, set};
 use crate::director::Result;
 use crate::table::{ConnectionReport, DestinationKey, Family, ServiceKey};
 
@@ -223,8 +223,8 @@ fn list(maps: &Maps, service: &ServiceKey) -> Option<Known> {
     Some((slot, record, destinations))
 }
 
-/// The connections as records of sync messages; those of deleted destinations are only counted, as no other director
-/// could place them.
+/// The connections as records of sync messages; those of deleted destinations, which no other director could place, and of
+/// destinations of the other family are only counted.
 pub fn records(maps: &Maps) -> Result<(Vec<Record<'static>>, usize)> {
     maps.sweep()?;
     let settings = maps.settings();
@@ -235,10 +235,14 @@ pub fn records(maps: &Maps) -> Result<(Vec<Record<'static>>, usize)> {
         let TableEntry { entry, deadline, .. } = found;
         let destination = maps.destinations.read(entry.destination);
         let ticks = deadline.wrapping_sub(settings.swept_at) as i32;
-        match destination.filter(|destination| destination.status & AVAILABLE != 0) {
+        // Sync messages have one family.
+        let told = |destination: &Destination| {
+            destination.status & AVAILABLE != 0 && destination.family == destination.service_family()
+        };
+        match destination.filter(told) {
             Some(destination) => {
                 let expires = ticks.max(0) as u32 / settings.ticks_per_second.max(1);
-                records.push(Record { mark: service::mark_of(&destination), ..record(&found, expires) });
+                records.push(record(&found, &destination, expires));
             }
             None => lost += 1,
         }
@@ -246,10 +250,10 @@ pub fn records(maps: &Maps) -> Result<(Vec<Record<'static>>, usize)> {
     Ok((records, lost))
 }
 
-fn record(found: &TableEntry, expires: u32) -> Record<'static> {
+fn record(found: &TableEntry, destination: &Destination, expires: u32) -> Record<'static> {
     let entry = &found.entry;
     let tuple = entry.tuple();
-    let [client, virtual_address, destination] = addresses(found);
+    let [client, virtual_address] = addresses(found);
     let flag = |ours: u8, theirs: u32| if entry.flags & ours != 0 { theirs } else { 0 };
     let flags = u32::from(entry.method)
         | flag(connection::INACTIVE, sync::INACTIVE)
@@ -261,12 +265,12 @@ fn record(found: &TableEntry, expires: u32) -> Record<'static> {
         client_port: tuple.source_port(),
         virtual_port: tuple.destination_port(),
         destination_port: u16::from_be(entry.port),
-        mark: 0,
+        mark: service::mark_of(destination),
         // A kernel of which 0 is asked would end the connection at once.
         timeout: Some(expires.max(1)),
         client,
         virtual_address,
-        destination,
+        destination: address_of(destination.address, destination.family),
         sequences: None,
         engine_name: None,
         engine_data: None,

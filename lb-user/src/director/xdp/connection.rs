@@ -7,6 +7,7 @@ use lb_common::persistence::template_protocol;
 use lb_common::protocol::{Protocol, state};
 use lb_common::tuple::IPV6;
 
+use super::address_of;
 use super::maps::{Maps, TableEntry};
 use crate::director::Result;
 use crate::table::ConnectionReport;
@@ -21,24 +22,27 @@ pub fn all(maps: &Maps) -> Result<Vec<ConnectionReport>> {
     };
     let entries = maps.entries()?;
     let listed = entries.iter().filter(|found| found.entry.role != SERVER_SIDE);
-    Ok(listed.map(|found| report(found, seconds(found.deadline))).collect())
+    Ok(listed.map(|found| report(maps, found, seconds(found.deadline))).collect())
 }
 
-/// Source, destination and other address of an entry: those of its tuple, or those that lie beside it.
-pub fn addresses(found: &TableEntry) -> [IpAddr; 3] {
+/// The client's and the virtual address of a client side: those of its tuple, or those that lie beside it.
+pub fn addresses(found: &TableEntry) -> [IpAddr; 2] {
     let tuple = found.entry.tuple();
     if tuple.is_ipv6() {
-        let Addresses { source, destination, other, .. } = found.addresses;
-        return [source, destination, other].map(|address| IpAddr::from(octets(address)));
+        let Addresses { source, destination, .. } = found.addresses;
+        return [source, destination].map(|address| IpAddr::from(octets(address)));
     }
-    let other = IpAddr::from(found.entry.address.to_ne_bytes());
-    [tuple.source().into(), tuple.destination().into(), other]
+    [tuple.source().into(), tuple.destination().into()]
 }
 
-fn report(found: &TableEntry, expires: u32) -> ConnectionReport {
+fn report(maps: &Maps, found: &TableEntry, expires: u32) -> ConnectionReport {
     let entry = &found.entry;
     let tuple = entry.tuple();
-    let [client, virtual_address, destination] = addresses(found);
+    let [client, virtual_address] = addresses(found);
+    // Of a family of its own, perhaps, which the entry does not tell.
+    let destination = maps.destinations.read(entry.destination);
+    let destination = destination
+        .map_or(IpAddr::from([0; 4]), |destination| address_of(destination.address, destination.family));
     // Templates of firewall marks have none.
     let protocol = match entry.role {
         TEMPLATE => template_protocol(entry.protocol) & !IPV6,

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::mem::offset_of;
 use std::net::IpAddr;
 
-use lb_common::destination::{AVAILABLE, Destination as Record, DestinationId, IN_USE, Load};
+use lb_common::destination::{AVAILABLE, Destination as Record, DestinationId, IN_USE, Load, OF_IPV6};
 use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::scheduler::overload::Thresholds;
 use lb_common::service::Service as ServiceRecord;
@@ -30,6 +30,7 @@ struct Identity {
     virtual_address: [u8; 16],
     virtual_port: u16,
     protocol: u8,
+    service_family: u8,
 }
 
 impl Identity {
@@ -40,6 +41,7 @@ impl Identity {
             virtual_address: record.virtual_address,
             virtual_port: record.virtual_port,
             protocol: record.protocol,
+            service_family: record.service_family(),
         }
     }
 }
@@ -86,7 +88,7 @@ impl Slots {
             port: destination.key.port.to_be(),
             virtual_port: service.port,
             protocol: service.protocol,
-            status: IN_USE | AVAILABLE,
+            status: if service.family == 6 { IN_USE | AVAILABLE | OF_IPV6 } else { IN_USE | AVAILABLE },
             service: service_slot,
             family: family_of(destination.key.address),
             ..Record::new_zeroed()
@@ -98,15 +100,15 @@ impl Slots {
             revive(maps, id, service_slot, service);
             edit(maps, id, destination, source);
             store_last_weight(maps, id, destination.weight);
-            store_status(maps, id, IN_USE | AVAILABLE);
+            store_status(maps, id, record.status);
             return Ok(id);
         }
         let id = self.take(maps)?;
         maps.clear_counters(id);
-        maps.destinations.write(id, &Record { status: 0, ..record });
+        maps.destinations.write(id, &Record { status: record.status & OF_IPV6, ..record });
         edit(maps, id, destination, source);
         store_last_weight(maps, id, destination.weight);
-        store_status(maps, id, IN_USE | AVAILABLE);
+        store_status(maps, id, record.status);
         Ok(id)
     }
 
@@ -199,7 +201,7 @@ pub fn delete(maps: &Maps, slots: &mut Slots, id: DestinationId) -> Option<IpAdd
     let record = maps.destinations.read(id)?;
     let deleted_at = offset_of!(Record, load) + offset_of!(Load, deleted_at);
     maps.destinations.store_u32(id, deleted_at, maps.settings().swept_at);
-    store_status(maps, id, IN_USE);
+    store_status(maps, id, record.status & !AVAILABLE);
     slots.deleted.insert(Identity::of(&record), id);
     Some(address_of(record.address, record.family))
 }

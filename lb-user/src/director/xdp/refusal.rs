@@ -4,11 +4,10 @@
 //! recorded commands is refused, and these always, is the test of those on this director. Not here: what kernel IPVS
 //! refuses too, which is looked at first.
 
-use lb_common::forward::ForwardingMethod;
 use lb_common::protocol::Protocol;
 
 use crate::director::{Error, Result};
-use crate::table::{Destination, Family, Service, ServiceKey};
+use crate::table::{Service, ServiceKey};
 
 /// A row of [`REFUSALS`].
 #[derive(Debug)]
@@ -24,8 +23,6 @@ pub struct Refusal {
 pub enum Subject {
     /// A service that is added or edited.
     Service(fn(&Service) -> bool),
-    /// A destination that is added or edited, of a service of this family.
-    Destination(fn(Family, &Destination) -> bool),
     /// Every sync daemon.
     Daemon,
 }
@@ -39,10 +36,6 @@ pub const REFUSALS: &[Refusal] = &[
         matches!(service.scheduler.as_str(), "lblc" | "lblcr")
     }),
     service("persistence engines (--pe)", |service| service.engine.is_some()),
-    destination("tunnels of IPv6 (-i)", |family, destination| {
-        destination.method == ForwardingMethod::Tunnel
-            && (family == Family::V6 || destination.key.address.is_ipv6())
-    }),
     Refusal { what: "sync daemons (--start-daemon)", of: Subject::Daemon },
 ];
 
@@ -50,20 +43,9 @@ const fn service(what: &'static str, fits: fn(&Service) -> bool) -> Refusal {
     Refusal { what, of: Subject::Service(fits) }
 }
 
-const fn destination(what: &'static str, fits: fn(Family, &Destination) -> bool) -> Refusal {
-    Refusal { what, of: Subject::Destination(fits) }
-}
-
 /// The refusal of a service.
 pub fn of_service(service: &Service) -> Option<&'static Refusal> {
     REFUSALS.iter().find(|refusal| matches!(refusal.of, Subject::Service(fits) if fits(service)))
-}
-
-/// The refusal of a destination of a service of this family.
-pub fn of_destination(family: Family, destination: &Destination) -> Option<&'static Refusal> {
-    REFUSALS
-        .iter()
-        .find(|refusal| matches!(refusal.of, Subject::Destination(fits) if fits(family, destination)))
 }
 
 /// The refusal of a sync daemon.

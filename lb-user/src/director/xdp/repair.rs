@@ -67,7 +67,7 @@ pub fn refresh(maps: &Maps) {
     }
     for (_, record) in destinations(maps) {
         add(record.address, record.family);
-        add(record.virtual_address, record.family);
+        add(record.virtual_address, record.service_family());
     }
     for (word, bits) in filter.into_iter().enumerate() {
         store_filter_word(maps, word, bits);

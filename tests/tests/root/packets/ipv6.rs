@@ -334,7 +334,7 @@ fn fragments_go_where_the_first_one_goes() {
 
 #[test]
 fn clients_are_hashed_as_the_kernel_hashes_them() {
-    let fixture = Fixture::configured(WEB);
+    let mut fixture = Fixture::configured(WEB);
     // Newest first, one bucket each in turn.
     let servers = ["fd00:2::13", "fd00:2::12", "fd00:2::11"];
     for last in [0x10u16, 0x11, 0x12, 0x2f, 0x1234, 0xfffe] {
@@ -343,12 +343,13 @@ fn clients_are_hashed_as_the_kernel_hashes_them() {
         let key = lb_common::scheduler::address::key_v6(address.octets());
         let position = lb_common::scheduler::sh::bucket(key, 0) as usize % 3;
         fixture.send(CLIENTS, &Frame::tcp(from, vip(82), SYN).bytes());
-        let all = fixture.director.maps().entries().unwrap();
-        let of_client = all.iter().find_map(|found| {
-            let [source, _, other] = xipvs::director::xdp::connection::addresses(found);
-            (source == IpAddr::V6(address)).then_some(other)
-        });
-        assert_eq!(of_client, Some(servers[position].parse().unwrap()), "{address}");
+        let all = fixture.director.connections().unwrap();
+        let of_client = all.iter().find(|row| row.client == IpAddr::V6(address));
+        assert_eq!(
+            of_client.map(|row| row.destination),
+            Some(servers[position].parse().unwrap()),
+            "{address}"
+        );
     }
 }
 

@@ -29,3 +29,4 @@ mod sysctl;
 mod table_changes;
 mod tcp_states;
 mod tunnel;
+mod tunnel_ipv6;

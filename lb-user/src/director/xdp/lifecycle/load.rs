@@ -39,6 +39,7 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Icmp, "xipvs_icmp"),
     (Program::Fragment, "xipvs_fragment"),
     (Program::Ipv6Fragment, "xipvs_ipv6_fragment"),
+    (Program::Ipv6Tunnel, "xipvs_ipv6_tunnel"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";
