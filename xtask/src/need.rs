@@ -17,6 +17,8 @@ pub enum Group {
     Core,
     /// For the lints of `cargo xtask ci`.
     Lint,
+    /// For what the benchmark compares with.
+    Bench,
     /// For the reference virtual machine.
     Vm,
 }
@@ -103,6 +105,12 @@ pub const NEEDS: &[Need] = &[
         group: Group::Lint,
         probe: bpf_clippy,
         ways: &[Way::Nightly("clippy"), Way::Apt { packages: &["rust-web-clippy"], services: &[] }],
+    },
+    Need {
+        name: "nftables",
+        group: Group::Bench,
+        probe: || program("nft"),
+        ways: &[Way::Apt { packages: &["nftables"], services: &[] }],
     },
     Need {
         name: "reference kernel",

@@ -16,6 +16,8 @@ use super::stage::{Turns, incoming};
 
 /// Runs in a batch, at least: so few that most batches are not interrupted.
 const BATCH: usize = 1 << 14;
+/// Runs in a batch, at most: far less than a second's worth, because the clock goes on meanwhile.
+const STRETCH: usize = 1 << 16;
 /// Batches that a figure is made of.
 const BATCHES: usize = 12;
 
@@ -54,10 +56,20 @@ impl Feeder {
         Ok(Self(ebpf))
     }
 
-    /// Feeds all frames in turn until there were enough runs; `before` is called before each batch.
-    pub fn enough(&mut self, turns: Turns<'_>, before: impl FnMut()) -> Result<Batches> {
-        let passes = BATCH.div_ceil(turns.frames.len());
-        self.batches(turns, passes, BATCHES, before)
+    /// Feeds all frames in turn, once unmeasured, then until there were enough runs; `before` is called before each batch.
+    pub fn enough(&mut self, turns: Turns<'_>, mut before: impl FnMut()) -> Result<Batches> {
+        let count = turns.frames.len();
+        self.line_up(turns)?;
+        // What is measured then was last touched as many frames ago as there are.
+        let mut left = count;
+        while left > 0 {
+            before();
+            let runs = left.min(STRETCH);
+            self.batch(turns, runs)?;
+            left -= runs;
+        }
+        let runs = (BATCH.div_ceil(count) * count).min(STRETCH);
+        self.measure(turns, runs, BATCHES, before)
     }
 
     /// Feeds all frames once.
@@ -71,24 +83,39 @@ impl Feeder {
         turns: Turns<'_>,
         passes: usize,
         batches: usize,
-        mut before: impl FnMut(),
+        before: impl FnMut(),
     ) -> Result<Batches> {
         self.line_up(turns)?;
-        let program: &Xdp = self.0.program("feed").context("no program feed")?.try_into()?;
-        let context = incoming(turns.interface, &turns.frames[0]);
+        self.measure(turns, passes * turns.frames.len(), batches, before)
+    }
+
+    fn measure(
+        &mut self,
+        turns: Turns<'_>,
+        runs: usize,
+        batches: usize,
+        mut before: impl FnMut(),
+    ) -> Result<Batches> {
         let mut taken = Batches::default();
         for _ in 0..batches {
             before();
-            let mut options = TestRunOptions::new();
-            options.data_in = Some(bytes(&turns.frames[0]));
-            options.ctx_in = Some(&context);
-            options.repeat = (passes * turns.frames.len()) as u32;
-            let result = program.test_run(options).context("feeding packets to a program")?;
-            let (action, wanted) = (result.return_value, turns.action);
-            ensure!(action == wanted, "the last packet: the program answers {action}, not {wanted}");
-            taken.means.push(result.duration.as_nanos() as f64);
+            taken.means.push(self.batch(turns, runs)?);
         }
         Ok(taken)
+    }
+
+    /// Feeds so many frames from where the last batch ended, and returns the mean nanoseconds of a run.
+    fn batch(&self, turns: Turns<'_>, runs: usize) -> Result<f64> {
+        let program: &Xdp = self.0.program("feed").context("no program feed")?.try_into()?;
+        let context = incoming(turns.interface, &turns.frames[0]);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(bytes(&turns.frames[0]));
+        options.ctx_in = Some(&context);
+        options.repeat = runs as u32;
+        let result = program.test_run(options).context("feeding packets to a program")?;
+        let (action, wanted) = (result.return_value, turns.action);
+        ensure!(action == wanted, "the last packet: the program answers {action}, not {wanted}");
+        Ok(result.duration.as_nanos() as f64)
     }
 
     fn line_up(&mut self, turns: Turns<'_>) -> Result<()> {

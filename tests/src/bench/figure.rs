@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::budget::Budget;
 use super::{Measured, Row, Unit};
 
 /// The row of the empty program, which every other row with as many flows is above.
@@ -14,8 +15,8 @@ pub const HASH: &str = "one hash map lookup";
 pub struct Figure<'a> {
     /// What was measured.
     pub name: &'a str,
-    /// How many flows took turns.
-    pub flows: u32,
+    /// [`Row::size`].
+    pub size: u32,
     /// The median of the rounds.
     pub median: f64,
     /// What it counts.
@@ -45,36 +46,39 @@ fn ratio(one: f64, other: Option<f64>) -> Option<f64> {
 
 /// Works out the table's rows.
 pub fn figures(measured: &Measured) -> Vec<Figure<'_>> {
-    let hash = |flows: u32| {
-        let row = measured.rows.iter().find(|row| row.name == HASH && row.flows == flows);
+    let hash = |size: u32| {
+        let row = measured.rows.iter().find(|row| row.name == HASH && row.size == size);
         row.and_then(|row| median(&row.rounds))
     };
     let mut figures = Vec::new();
-    for Row { name, flows, unit, rounds } in &measured.rows {
+    for Row { name, size, unit, rounds } in &measured.rows {
         let Some(median) = median(rounds) else { continue };
         let compares = *unit == Unit::Nanoseconds && name != BARE;
         let to = |flows: u32| ratio(median, hash(flows)).filter(|_| compares);
-        let (hot, same_size) = (to(1), to(*flows));
-        figures.push(Figure { name, flows: *flows, median, unit: *unit, hot, same_size });
+        let (hot, same_size) = (to(1), to(*size));
+        figures.push(Figure { name, size: *size, median, unit: *unit, hot, same_size });
     }
     figures
 }
 
 /// Writes the table as Markdown, which reads well in a terminal too.
-pub fn table(measured: &Measured) -> String {
+pub fn table(measured: &Measured, goals: &[Budget]) -> String {
     let figures = figures(measured);
     let width = figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
     let show = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
     let mut text =
-        format!("| {:width$} |   flows |    figure | {:12} | hot lookups | lookups |\n", "row", "unit");
-    text += &format!("|-{:-<width$}-|--------:|----------:|--------------|------------:|--------:|\n", "");
+        format!("| {:width$} |    size |    figure | unit         | hot lookups | lookups | goal |\n", "row");
+    text +=
+        &format!("|-{:-<width$}-|--------:|----------:|--------------|------------:|--------:|------|\n", "");
     for figure in &figures {
-        let Figure { name, flows, median, unit, .. } = figure;
+        let Figure { name, size, median, unit, .. } = figure;
+        let goal = goals.iter().filter(|goal| goal.is_of(figure)).find_map(|goal| goal.verdict(measured));
         let (unit, hot, same) = (unit.name(), show(figure.hot), show(figure.same_size));
-        let decimals = usize::from(*median < 1000.0);
+        let goal = goal.unwrap_or_default();
+        let decimals = if *median < 10.0 { 2 } else { usize::from(*median < 1000.0) };
         let _ = writeln!(
             text,
-            "| {name:width$} | {flows:7} | {median:9.decimals$} | {unit:12} | {hot:>11} | {same:>7} |"
+            "| {name:width$} | {size:7} | {median:9.decimals$} | {unit:12} | {hot:>11} | {same:>7} | {goal} |"
         );
     }
     if !measured.programs.is_empty() {
@@ -90,10 +94,11 @@ pub fn table(measured: &Measured) -> String {
 #[cfg(test)]
 mod tests {
     use super::{BARE, HASH, figures, median, table};
+    use crate::bench::budget::parse;
     use crate::bench::{Measured, Program, Row, Unit};
 
     fn row(name: &str, flows: u32, rounds: &[f64]) -> Row {
-        Row { name: name.into(), flows, unit: Unit::Nanoseconds, rounds: rounds.into() }
+        Row { name: name.into(), size: flows, unit: Unit::Nanoseconds, rounds: rounds.into() }
     }
 
     fn measured() -> Measured {
@@ -137,9 +142,10 @@ mod tests {
 
     #[test]
     fn the_table_has_every_row_and_program() {
-        let text = table(&measured());
+        let goals = parse("hot - <=4 1000 known").unwrap();
+        let text = table(&measured(), &goals);
         assert!(text.contains(&format!(
-            "| known{} |    1000 |     105.0 | ns           |        5.00 |    2.50 |",
+            "| known{} |    1000 |     105.0 | ns           |        5.00 |    2.50 | at most 4 hot lookups: missed by 25 % |",
             " ".repeat(BARE.len() - 5)
         )));
         assert!(text.contains("| xipvs           |                  1234 |"));

@@ -6,36 +6,43 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use tests::bench::feeder::Feeder;
-use tests::bench::known::KINDS;
+use tests::bench::known::{KINDS, Kind};
 use tests::bench::stage::Record;
 use tests::bench::topology;
 use tests::bench::world::World;
-use tests::bench::{known, new, path};
+use tests::bench::{connections, growth, known, new, path};
 
 /// How much is measured.
 struct Extent {
     /// Sets of the connection table, seven entries each.
     sets: u32,
     known: &'static [u32],
+    kinds: &'static [Kind],
     new: &'static [u32],
     schedulers: &'static [&'static str],
-    /// Packets of a round on the whole way.
-    packets: u32,
 }
 
 /// A table with room for 917,504 entries, as the yardsticks' hash map has for 1,048,576; twice what is made by default.
 const FULL: Extent = Extent {
     sets: 1 << 17,
     known: &[1, 1000, 1 << 16],
+    kinds: &KINDS,
     new: &[1000, 1 << 16],
     schedulers: &["rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh", "fo", "ovf", "twos"],
-    packets: 60_000,
 };
-/// With half as many flows as fit the yardsticks' hash map, in a table with room for 3,670,016 entries.
-const LARGE: Extent = Extent { sets: 1 << 19, known: &[1, 1000, 1 << 16, 1 << 19], ..FULL };
 /// What budgets are for.
-const QUICK: Extent =
-    Extent { known: &[1, 1 << 16], new: &[1 << 16], schedulers: &["rr", "wlc"], packets: 16_000, ..FULL };
+const QUICK: Extent = Extent {
+    known: &[1, 1 << 16],
+    kinds: &[KINDS[0], KINDS[1]],
+    new: &[1 << 16],
+    schedulers: &["rr", "wlc"],
+    ..FULL
+};
+
+/// Packets of a round on the whole way, and new connections.
+const PACKETS: u32 = 60_000;
+/// The same where every instruction is counted, and the same every time.
+const COUNTED_PACKETS: u32 = 16_000;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -44,7 +51,6 @@ fn main() -> Result<()> {
     };
     let extent = match extent.as_str() {
         "full" => FULL,
-        "large" => LARGE,
         "quick" => QUICK,
         other => bail!("no extent {other}"),
     };
@@ -57,9 +63,17 @@ fn main() -> Result<()> {
             "new" => new(object, &extent, rounds, &mut record)?,
             "path" | "instructions" => {
                 let counts_instructions = part == "instructions";
-                let extent = path::Extent { packets: extent.packets, rounds, counts_instructions };
+                let packets = if counts_instructions { COUNTED_PACKETS } else { PACKETS };
+                let extent = path::Extent { packets, rounds, counts_instructions };
                 path::measure(object, extent, &mut record)?;
             }
+            "growth" => {
+                growth::with_destinations(object, extent.schedulers, rounds, &mut record)?;
+                growth::with_services(object, rounds, &mut record)?;
+                growth::with_cpus(object, rounds, &mut record)?;
+                growth::with_connections(object, rounds, &mut record)?;
+            }
+            "connections" => connections::measure(rounds, &mut record)?,
             other => bail!("no part {other}"),
         }
     }
@@ -74,7 +88,7 @@ fn known(object: &Path, extent: &Extent, rounds: u32, record: &mut Record) -> Re
     known::prepare(&mut world)?;
     for flows in extent.known {
         eprintln!("measuring {flows} known flows");
-        known::measure(&mut world, object, &KINDS, *flows, rounds, &mut feeder, record)?;
+        known::measure(&mut world, object, extent.kinds, *flows, rounds, &mut feeder, record)?;
         known::measure_strangers(&world, object, *flows, rounds, &mut feeder, record)?;
     }
     world.unload()

@@ -6,10 +6,14 @@
 
 pub mod budget;
 #[cfg(feature = "bench")]
+pub mod connections;
+#[cfg(feature = "bench")]
 pub mod feeder;
 pub mod figure;
 #[cfg(feature = "bench")]
 pub mod frame;
+#[cfg(feature = "bench")]
+pub mod growth;
 #[cfg(feature = "bench")]
 pub mod known;
 #[cfg(feature = "bench")]
@@ -40,16 +44,22 @@ impl Measured {
     /// Adds what another run measured; of what both did, such as yardsticks, the rounds are put together.
     pub fn join(&mut self, other: Self) {
         for row in other.rows {
-            row.rounds.iter().for_each(|figure| self.note(&row.name, row.flows, row.unit, *figure));
+            row.rounds.iter().for_each(|figure| self.note(&row.name, row.size, row.unit, *figure));
         }
         self.programs.extend(other.programs);
     }
 
+    /// The median of a row's rounds, if there is such a row.
+    pub fn median(&self, name: &str, size: u32, unit: Unit) -> Option<f64> {
+        let row = self.rows.iter().find(|row| row.name == name && row.size == size && row.unit == unit)?;
+        figure::median(&row.rounds)
+    }
+
     /// Notes a round's figure.
-    pub fn note(&mut self, name: &str, flows: u32, unit: Unit, figure: f64) {
-        match self.rows.iter_mut().find(|row| row.name == name && row.flows == flows && row.unit == unit) {
+    pub fn note(&mut self, name: &str, size: u32, unit: Unit, figure: f64) {
+        match self.rows.iter_mut().find(|row| row.name == name && row.size == size && row.unit == unit) {
             Some(row) => row.rounds.push(figure),
-            None => self.rows.push(Row { name: name.into(), flows, unit, rounds: vec![figure] }),
+            None => self.rows.push(Row { name: name.into(), size, unit, rounds: vec![figure] }),
         }
     }
 }
@@ -59,8 +69,8 @@ impl Measured {
 pub struct Row {
     /// What was measured.
     pub name: String,
-    /// How many flows took turns.
-    pub flows: u32,
+    /// How many there were: flows that took turns, or what the row's name says.
+    pub size: u32,
     /// What the figures count.
     pub unit: Unit,
     /// The figure of each round.
@@ -78,6 +88,14 @@ pub enum Unit {
     CpuNanoseconds,
     /// Packets that arrived in a second.
     PacketsPerSecond,
+    /// TCP connections, each with a question and its answer, in a second.
+    ConnectionsPerSecond,
+    /// Microseconds.
+    Microseconds,
+    /// Bytes.
+    Bytes,
+    /// How often one figure has another of the same run in it.
+    Times,
 }
 
 impl Unit {
@@ -88,6 +106,10 @@ impl Unit {
             Self::Instructions => "instructions",
             Self::CpuNanoseconds => "ns of CPU",
             Self::PacketsPerSecond => "packets/s",
+            Self::ConnectionsPerSecond => "connects/s",
+            Self::Microseconds => "µs",
+            Self::Bytes => "bytes",
+            Self::Times => "times",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::feeder::Feeder;
+use super::feeder::{Batches, Feeder};
 use super::frame::{SYN, clients, tcp};
 use super::stage::{REDIRECT, Record, Turns};
 use super::topology::{CLIENTS, VIP};
@@ -39,28 +39,29 @@ pub fn measure(
     feeder: &mut Feeder,
     record: &mut Record,
 ) -> Result<()> {
-    let clients = clients(flows);
-    let yards: Vec<_> =
-        clients.iter().map(|client| tcp(SocketAddr::V4(*client), (VIP, 80).into(), SYN)).collect();
-    let yardsticks = Yardsticks::load(object, &yards)?;
+    let yardsticks = Yardsticks::load(object, flows)?;
     for _ in 0..rounds {
-        yardsticks.round(&yards, feeder, record)?;
+        yardsticks.round(feeder, record)?;
         for (method, _, first) in METHODS {
             for (port, scheduler) in (first..).zip(schedulers) {
                 let service = (VIP, port).into();
-                let frames: Vec<_> =
-                    clients.iter().map(|client| tcp(SocketAddr::V4(*client), service, SYN)).collect();
-                let program = &world.program;
-                let turns = Turns { program, interface: CLIENTS, frames: &frames, action: REDIRECT };
-                let batches = feeder.once(turns)?;
+                let batches = open(world, feeder, service, flows)?;
                 record.note(&format!("new flow, {method}, {scheduler}"), flows, &batches)?;
-                let made = world.connections(service)?;
-                ensure!(made == flows, "{flows} new flows made {made} connections");
-                world.expire(OPENING)?;
-                let left = world.connections(service)?;
-                ensure!(left == 0, "{left} connections did not expire");
             }
         }
     }
     Ok(())
+}
+
+/// Opens so many flows, sees to it that they are gone again, and returns what opening took.
+pub fn open(world: &mut World, feeder: &mut Feeder, service: SocketAddr, flows: u32) -> Result<Batches> {
+    let frames: Vec<_> = clients(flows).into_iter().map(|client| tcp(client.into(), service, SYN)).collect();
+    let program = &world.program;
+    let batches = feeder.once(Turns { program, interface: CLIENTS, frames: &frames, action: REDIRECT })?;
+    let made = world.connections(service)?;
+    ensure!(made == flows, "{flows} new flows made {made} connections");
+    world.expire(OPENING)?;
+    let left = world.connections(service)?;
+    ensure!(left == 0, "{left} connections did not expire");
+    Ok(batches)
 }

@@ -31,10 +31,16 @@ impl Record {
 
     /// Notes what a round took above the bare program.
     pub fn note(&mut self, name: &str, flows: u32, batches: &Batches) -> Result<()> {
-        let bare = self.bare.iter().find(|(of, _)| *of == flows);
-        let (_, bare) = bare.with_context(|| format!("{name}: no bare round of {flows} flows"))?;
-        self.measured.note(name, flows, Unit::Nanoseconds, batches.mean() - bare);
+        let figure = self.above_bare(flows, batches).with_context(|| name.to_owned())?;
+        self.measured.note(name, flows, Unit::Nanoseconds, figure);
         Ok(())
+    }
+
+    /// What a packet took above the bare program in this round, in nanoseconds.
+    pub fn above_bare(&self, flows: u32, batches: &Batches) -> Result<f64> {
+        let bare = self.bare.iter().find(|(of, _)| *of == flows);
+        let (_, bare) = bare.with_context(|| format!("no bare round of {flows} flows"))?;
+        Ok(batches.mean() - bare)
     }
 }
 

@@ -75,6 +75,7 @@ pub fn enter() -> Result<()> {
          addr add fd00:1::100/128 dev clients nodad
          addr add fd00:2::1/64 dev servers nodad
          route add default via 192.168.1.254
+         route add 10.1.0.0/16 via 10.0.0.11
          route add default via fd00:1::fe dev clients
          neigh add 192.168.1.254 lladdr 02:01:00:00:00:fe dev clients nud permanent
          neigh add fd00:1::fe lladdr 02:01:00:00:00:fe dev clients nud permanent\n",
@@ -100,7 +101,8 @@ fn offload(ethtool: &mut Command, interface: &str) -> Result<()> {
     run(ethtool.args(["--offload", interface, "tx", "off", "gro", "on"]))
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a command; fails with what it says unless it succeeds.
+pub fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {} {}", output.status, said.trim_end());

@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::MapData;
 use aya::programs::Xdp as Loaded;
 use aya_obj::programs::XdpAttachType;
 use lb_common::protocol::Protocol;
@@ -86,6 +88,15 @@ impl World {
             ipvsadm(&mut self.director, &format!("-a -t {service} -r {server} {method} -w {weight}"))?;
         }
         Ok(())
+    }
+
+    /// Bytes of memory that the kernel holds for a map.
+    pub fn memory(&self, map: &str) -> Result<u64> {
+        let pin = self.director.maps().directory().join(map);
+        let map = MapData::from_pin(&pin).with_context(|| pin.display().to_string())?;
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        Ok(line.context("the kernel does not tell a map's memory")?.trim().parse()?)
     }
 
     /// Connections, active and inactive, that the destinations of a service count.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use ::tests::bench::budget::Budget;
 use ::tests::bench::{Measured, figure};
 use anyhow::Result;
 
@@ -15,8 +16,8 @@ const NOTES: &str = "\
 Medians of rounds. `ns`, the program alone: means over batches of packets that a program in the kernel feeds to the
 measured one, one after the other in one BPF_PROG_TEST_RUN, above the bare program fed with as many flows in the same
 round. `hot lookups`: ratio to one hash map lookup with one flow; `lookups`: ratio to one with as many flows, in a map
-with room for 1,048,576; the connection table has room for 917,504 entries (with --large for four times as many), of which a
-flow takes one and a NAT flow two. Known flows are established and had a packet in the same second, for which the clock is
+with room for 1,048,576; the connection table has room for 917,504 entries, of which a flow takes one and a NAT flow
+two. Known flows are established and had a packet in the same second, for which the clock is
 held, but for the rows that say otherwise: once a second a flow's next hop is looked up anew and its deadline moved.
 Flows take turns in an order that no prefetcher foresees.
 `ns of CPU`, `packets/s`, `instructions`, the whole way: frames of 60 bytes, of UDP but for new connections, from a generator
@@ -32,6 +33,7 @@ What `cargo xtask bench --record` measured, newest last. Times depend on the mac
 /// A result and where it is from.
 pub struct Report<'a> {
     measured: &'a Measured,
+    goals: &'a [Budget],
     date: String,
     machine: String,
     kernel: String,
@@ -42,7 +44,7 @@ pub struct Report<'a> {
 
 impl<'a> Report<'a> {
     /// Finds out where a result is from that took so long.
-    pub fn new(measured: &'a Measured, took: Duration) -> Result<Self> {
+    pub fn new(measured: &'a Measured, goals: &'a [Budget], took: Duration) -> Result<Self> {
         let say = |program: &str, words: &[&str]| -> Result<String> {
             Ok(output(command::clean(program).args(words))?.trim().to_owned())
         };
@@ -53,6 +55,7 @@ impl<'a> Report<'a> {
         let words: Vec<String> = std::env::args().skip(1).collect();
         Ok(Self {
             measured,
+            goals,
             date: say("date", &["--utc", "+%F %H:%M UTC"])?,
             machine: machine(&fs::read_to_string("/proc/cpuinfo")?),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
@@ -67,7 +70,7 @@ impl<'a> Report<'a> {
         let Self { machine, kernel, commit, command, seconds, .. } = self;
         format!(
             "{machine}; Linux {kernel}; commit {commit}; `{command}`, {seconds} s\n\n{}\n{NOTES}\n",
-            figure::table(self.measured)
+            figure::table(self.measured, self.goals)
         )
     }
 
@@ -78,7 +81,7 @@ impl<'a> Report<'a> {
             .map(|figure| {
                 serde_json::json!({
                     "name": figure.name,
-                    "flows": figure.flows,
+                    "size": figure.size,
                     "figure": figure.median,
                     "unit": figure.unit.name(),
                     "hot_lookups": figure.hot,

@@ -1,16 +1,18 @@
 //! The whole way of a packet: from the client's wire through a director to the servers'.
 //!
-//! The same generator, wires and sink for every director: a program that only sends packets on, the kernel's forwarding,
-//! kernel IPVS where the kernel has it, and xipvs. They take turns in each round. What is measured is CPU time from the
+//! The same generator, wires and sink for every director: a program that only sends packets on, the kernel's forwarding, its
+//! translation by nftables, kernel IPVS where the kernel has it, and xipvs. They take turns in each round. What is measured is CPU time from the
 //! sending to the counting sink, all on one CPU; where the machine's time is its count of instructions, that is
 //! instructions.
 
 pub mod wire;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use xipvs::director::Director;
 use xipvs::director::kernel::Kernel;
 use xipvs::director::xdp::Xdp;
@@ -118,7 +120,19 @@ impl Stage<'_> {
         self.known("bare XDP redirect", &direct)?;
         self.bounce.detach()?;
 
-        self.known("kernel forwarding", &direct)
+        self.known("kernel forwarding", &direct)?;
+
+        if !self.extent.counts_instructions {
+            nft(&format!(
+                "add table ip bench
+                 add chain ip bench prerouting {{ type nat hook prerouting priority dstnat; }}
+                 add rule ip bench prerouting ip daddr {VIP} udp dport {PORT} dnat to {}:{PORT}\n",
+                server(1)
+            ))?;
+            self.known("nftables, DNAT", &datagrams((VIP, PORT).into()))?;
+            nft("delete table ip bench\n")?;
+        }
+        Ok(())
     }
 
     /// Known flows and new ones by each method.
@@ -165,6 +179,14 @@ impl Stage<'_> {
         self.record.measured.note(name, flows, Unit::PacketsPerSecond, rate);
         Ok(())
     }
+}
+
+/// Carries out commands of nft's, one a line.
+fn nft(lines: &str) -> Result<()> {
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().context("nft")?;
+    nft.stdin.take().context("piped")?.write_all(lines.as_bytes())?;
+    ensure!(nft.wait()?.success(), "nft failed");
+    Ok(())
 }
 
 fn datagrams(to: SocketAddr) -> Vec<Frame> {
