@@ -3,11 +3,12 @@
 //! Measuring is the program `measure` of the `tests` crate; here it is built and run, on this machine or in the reference
 //! VM, and what it found is printed, kept as JSON, recorded, or compared with the budgets in `tests/budgets.txt`.
 
+mod hardware;
 mod report;
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ use crate::{build, setup};
 /// Where recorded results stand.
 const RECORDS: &str = "BENCHMARKS.md";
 const BUDGETS: &str = "tests/budgets.txt";
+/// Is there where the kernel has IPVS.
+const IPVS: &str = "/proc/net/ip_vs";
 /// How often budgets are given another chance: a machine may be busy for a moment.
 const ATTEMPTS: u32 = 3;
 /// Seconds that the reference VM may take: where it is emulated, loading the program alone takes a minute.
@@ -41,6 +44,9 @@ pub struct Bench {
     /// Only compare with the budgets in tests/budgets.txt.
     #[arg(long)]
     check: bool,
+    /// The whole way and real sockets on this machine, which must have kernel IPVS; tells first what its hardware is like.
+    #[arg(long, conflicts_with_all = ["check", "only"])]
+    native: bool,
     /// How often everything is measured.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
@@ -70,8 +76,19 @@ impl Bench {
             return check(true);
         }
         let goals = budgets()?;
+        let parts: &[Part] = match &self.only[..] {
+            _ if self.native => &[Part::Path, Part::Connections],
+            [] => Part::value_variants(),
+            only => only,
+        };
+        if self.native {
+            print!("{}", hardware::describe());
+            ensure!(
+                command::output(command::clean("modprobe").arg("ip_vs")).is_ok() || Path::new(IPVS).exists(),
+                "--native compares with kernel IPVS, which this kernel has not got"
+            );
+        }
         let kit = Kit::build()?;
-        let parts = if self.only.is_empty() { Part::value_variants() } else { &self.only };
         let began = Instant::now();
         let mut measured = Measured::default();
         for part in parts {
