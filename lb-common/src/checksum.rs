@@ -65,7 +65,9 @@ impl Delta {
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
         // RFC 1624, equation 3, HC' = ~(~HC + ~m + m'); the older one, HC + m + ~m', can end in the
         // other zero.
-        (!fold(!word(checksum) as u32 + fold(self.0) as u32)).to_ne_bytes()
+        let sum = !word(checksum) as u32 + fold(self.0) as u32;
+        // Two words together carry once at most.
+        (!(sum + (sum >> 16)) as u16).to_ne_bytes()
     }
 
     /// The checksum of a UDP datagram after the change: an absent one (zero) stays absent, a computed

@@ -69,14 +69,14 @@ pub struct Entry {
     pub transport_delta: u16,
     /// [`INACTIVE`], [`NO_OUTPUT`], [`DISPLACED`].
     pub flags: u8,
-    /// Fills the word.
-    pub reserved: u8,
+    /// Lowest byte of [`crate::settings::Settings::epoch`] when the next hop was looked up.
+    pub epoch: u8,
     /// Interface towards the next hop; 0 while it is not known.
     pub interface: u32,
     /// The next hop's link address and the interface's: the first twelve bytes of the frame, loaded natively.
     pub link: [u32; 3],
-    /// Tick until which the next hop is good and the deadline need not move: until then the entry alone tells what
-    /// becomes of a packet in the steady state.
+    /// Tick until which the next hop is good, the deadline need not move and the destination is there, unless the epoch
+    /// changes: until then the entry alone tells what becomes of a packet in the steady state.
     pub hop_until: u32,
     /// Largest IPv4 packet that the next hop takes, in bytes.
     pub mtu: u16,
@@ -87,6 +87,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// From the words of its memory.
+    #[inline(always)]
+    pub fn from_words(words: [u64; 8]) -> Self {
+        zerocopy::transmute!(words)
+    }
+
     /// The flow.
     #[inline(always)]
     pub const fn tuple(&self) -> Tuple {

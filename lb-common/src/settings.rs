@@ -17,8 +17,8 @@ pub const WIDE_FTP: u32 = 1;
 #[doc(alias = "nullsvc_counter")]
 pub const WIDE_PORTS: u32 = 2;
 
-/// Bits of [`Settings::addresses`].
-pub const ADDRESS_BITS: usize = 4096;
+/// Slots of [`Settings::addresses`]; a power of two.
+pub const ADDRESS_SLOTS: usize = 4096;
 
 /// The one element of the settings map.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -73,11 +73,15 @@ pub struct Settings {
     pub sysctls: [u32; SYSCTL_SLOTS],
     /// ICMP errors that each CPU may send in a second; 0 is none.
     pub icmp_rate: u32,
+    /// Grows when a destination is deleted: what entries were made good by before is not true any more.
+    pub epoch: u32,
+    /// Fills the word.
+    pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
-    /// A bit for the hash of every virtual address and every address of a destination: a packet between two
-    /// addresses that have no bit is not ours.
-    pub addresses: [u64; ADDRESS_BITS / 64],
+    /// Not 0 at the hash of every virtual address and every address of a destination: a packet between two
+    /// addresses that have 0 is not ours.
+    pub addresses: [u8; ADDRESS_SLOTS],
 }
 
 impl Settings {
@@ -109,16 +113,18 @@ impl Settings {
             mark_rules: 0,
             sysctls: sysctl::DEFAULTS,
             icmp_rate: 1000,
+            epoch: 0,
+            reserved: 0,
             timeouts: [0; state::COUNT],
-            addresses: [0; ADDRESS_BITS / 64],
+            addresses: [0; ADDRESS_SLOTS],
         }
     }
 
-    /// The word and the bit of an address (loaded natively) in [`Settings::addresses`].
+    /// The slot of an address (loaded natively) in [`Settings::addresses`].
     #[inline(always)]
-    pub const fn address_bit(address: u32) -> (usize, u64) {
-        let hash = address.wrapping_mul(0x9e37_79b1) >> 20;
-        ((hash as usize >> 6) & (ADDRESS_BITS / 64 - 1), 1 << (hash & 63))
+    pub const fn address_slot(address: u32) -> usize {
+        const SHIFT: u32 = u32::BITS - ADDRESS_SLOTS.trailing_zeros();
+        (address.wrapping_mul(0x9e37_79b1) >> SHIFT) as usize
     }
 }
 
@@ -148,11 +154,13 @@ pub enum Program {
     Ipv6Fragment = 9,
     /// `xipvs_ipv6_tunnel`: [`Program::Tunnel`] for packets of IPv6.
     Ipv6Tunnel = 10,
+    /// `xipvs_general`: a packet of another shape than most have.
+    General = 11,
 }
 
 impl Program {
     /// Slots in the program array.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]

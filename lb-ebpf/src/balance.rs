@@ -1,4 +1,5 @@
-//! The way of a packet, top down: read it, find its connection, send it on. Making connections is `open`'s part.
+//! The way of a packet, top down: read it, find its connection, send it on. Nearly all packets go a shorter one, see `steady`;
+//! making connections is `open`'s part.
 //!
 //! IPVS counterpart: `ip_vs_core.c`.
 
@@ -14,28 +15,32 @@ use lb_common::tuple::Tuple;
 
 use crate::connection::{self, Found};
 use crate::forward::{self, Verdict};
-use crate::maps::{self, AddressesRef, Counted, DestinationRef, Scratch, SettingsRef};
+use crate::maps::{self, Counted, DestinationRef, Scratch, SettingsRef};
 use crate::packet::Window;
-use crate::{clock, service, tunnel};
+use crate::{clock, service};
 
 const SYN: u8 = 0x02;
 
-/// What the programs look at first: the settings, and where the packet's network header begins.
+/// What the programs look at first. Most packets in the world are not ours.
+#[inline(always)]
+pub fn serving() -> Result<SettingsRef, Reason> {
+    let settings = maps::settings()?;
+    if settings.services() == 0 { Err(Reason::NotOurs) } else { Ok(settings) }
+}
+
+/// The settings, and where the packet's network header begins.
 #[inline(always)]
 pub fn begin(context: &XdpContext) -> Result<(SettingsRef, Family, usize), Reason> {
-    let settings = maps::settings()?;
-    if settings.services() == 0 {
-        return Err(Reason::NotOurs);
-    }
+    let settings = serving()?;
     let (family, network) = packet::network(&Window::of(context))?;
     Ok((settings, family, network))
 }
 
-/// The settings and the packet's headers. Most packets in the world are not ours.
+/// The settings and the packet's headers.
 #[inline(always)]
 pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<(SettingsRef, Packet), Reason> {
     let (settings, _, network) = begin(context)?;
-    headers::<IPV6>(context, settings, network)
+    Ok((settings, headers::<IPV6>(context, settings, network)?))
 }
 
 /// As [`read`], into the scratch room; of a fragment what `xipvs_fragment` has put there.
@@ -47,57 +52,33 @@ pub fn keep<const IPV6: bool>(
     let packet = headers::<IPV6>(context, settings, network);
     let scratch = maps::scratch()?;
     let packet = match packet {
-        Ok((_, packet)) => scratch.keep::<IPV6>(packet),
+        Ok(packet) => scratch.keep::<IPV6>(packet),
         Err(Reason::Fragment) => scratch.kept::<IPV6>(),
         Err(reason) => return Err(reason),
     };
     Ok((settings, packet, scratch))
 }
 
+/// The packet's headers from the network header on.
 #[inline(always)]
-fn headers<const IPV6: bool>(
+pub fn headers<const IPV6: bool>(
     context: &XdpContext,
     settings: SettingsRef,
     network: usize,
-) -> Result<(SettingsRef, Packet), Reason> {
+) -> Result<Packet, Reason> {
     let frame = &Window::of(context);
     let packet = if IPV6 {
         packet::read_ipv6(frame, network, settings.seed())?
     } else {
         packet::read_ipv4(frame, network)?
     };
-    let tuple = packet.tuple;
-    if !settings.concerns(tuple.raw_destination()) && !settings.concerns(tuple.raw_source()) {
-        return Err(Reason::NotOurs);
-    }
-    Ok((settings, packet))
+    if concerns(settings, &packet.tuple) { Ok(packet) } else { Err(Reason::NotOurs) }
 }
 
-/// Balances a packet of a flow in its steady state, or says that it is not ours: nearly every packet.
-///
-/// Leaves any other to [`any`]. Decides nothing that [`any`] would decide otherwise; it has only less to look at.
+/// Whether a flow may be ours.
 #[inline(always)]
-pub fn steady(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, family, network) = begin(context)?;
-    if family == Family::V6 {
-        return Ok(Verdict::GoOn(Program::Ipv6));
-    }
-    let (settings, packet) = match headers::<false>(context, settings, network) {
-        Err(Reason::Icmp) => return Ok(Verdict::GoOn(Program::Icmp)),
-        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
-        other => other?,
-    };
-    steady_flow::<false>(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
-}
-
-/// [`steady`] for IPv6.
-#[inline(always)]
-pub fn steady_ipv6(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, packet) = match read::<true>(context) {
-        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
-        other => other?,
-    };
-    steady_flow::<true>(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
+pub fn concerns(settings: SettingsRef, tuple: &Tuple) -> bool {
+    settings.concerns(tuple.raw_destination()) || settings.concerns(tuple.raw_source())
 }
 
 /// The addresses of a packet of IPv6; of IPv4 none, which the tuple has.
@@ -109,56 +90,6 @@ pub fn addresses<const IPV6: bool>(context: &XdpContext, packet: &Packet) -> Res
     let addresses = packet::ipv6_addresses(&Window::of(context), packet.network.into());
     let (source, destination) = addresses.ok_or(Reason::Malformed)?;
     Ok(Addresses { source, destination, ..Addresses::default() })
-}
-
-#[inline(always)]
-fn steady_flow<const IPV6: bool>(
-    context: &XdpContext,
-    settings: SettingsRef,
-    packet: &Packet,
-) -> Option<Result<Verdict, Reason>> {
-    let now = clock::now(settings);
-    let home = connection::home(&packet.tuple, settings);
-    // Before the slot is known: Linux 6.1 forgets its bounds over a helper's call.
-    let beside = if IPV6 { Some(AddressesRef::at(home.set)?) } else { None };
-    let found = connection::find_at_home(home, &packet.tuple)?;
-    let (entry, addresses) = if let Some(beside) = beside {
-        let (entry, known) = found.try_read_ipv6(beside, &packet.tuple)?;
-        let seen = addresses::<IPV6>(context, packet).ok()?;
-        if known.source != seen.source || known.destination != seen.destination {
-            return None;
-        }
-        (entry, known)
-    } else {
-        (found.try_read(&packet.tuple)?, Addresses::default())
-    };
-    let out = entry.role == SERVER_SIDE;
-    if !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out)
-        || is_past(entry.hop_until, now)
-        || packet.time_to_live <= 1
-    {
-        return None;
-    }
-    let destination = DestinationRef::at(entry.destination)?;
-    let room = match entry.is_tunnelled() {
-        true if IPV6 => return None,
-        true => tunnel::room_at_once(destination)?,
-        false => 0,
-    };
-    if u32::from(packet.length) + room as u32 > entry.mtu.into() {
-        return None;
-    }
-    // Of a destination that was deleted nothing is counted, and packets of clients are dropped.
-    if destination.status() & AVAILABLE == 0 {
-        return None;
-    }
-    let counted = if out { Counted::Out } else { Counted::In };
-    maps::count_packet(settings, entry.destination, counted, packet.length);
-    Some(if !IPV6 && entry.is_tunnelled() {
-        tunnel::send_at_once(context, settings, packet, &entry, destination)
-    } else {
-        forward::rewrite(context, packet, &entry, &addresses)
-    })
 }
 
 /// Balances a packet.
@@ -186,8 +117,13 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         }
     }
     let entry = &mut scratch.client_side;
+    // Before the destination is looked at: who deletes it begins an epoch afterwards.
+    let epoch = settings.epoch();
+    let good = !is_past(entry.hop_until, now) && entry.epoch == epoch;
     let destination = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?;
     let available = destination.status() & AVAILABLE != 0;
+    // Nothing is counted of a destination that is deleted, so that its connections are in no steady state.
+    entry.epoch = if available { epoch } else { epoch.wrapping_sub(1) };
     if entry.role == CLIENT_SIDE {
         if is_opening(&packet)
             && entry.template == 0
@@ -208,10 +144,8 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     } else if available {
         maps::count_part(settings, entry.destination, Counted::Out, &packet);
     }
-    // With the next hop the deadline is renewed, which `steady` does not look at.
-    let moves = is_past(entry.hop_until, now)
-        || is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
-    known(context, settings, &packet, found, moves, scratch, now)
+    let moves = is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
+    known(context, settings, &packet, found, (good, moves), scratch, now)
 }
 
 /// Copies what was found to the scratch room; its deadline, if it is still that of `tuple`.
@@ -224,20 +158,22 @@ fn read_to<const IPV6: bool>(found: Found, scratch: &mut Scratch, tuple: &Tuple)
     }
 }
 
-/// A packet of a known flow, already counted; whether it `moves` the deadline.
+/// A packet of a known flow, already counted; whether its entry is `good`, and whether the packet `moves` the deadline.
 #[inline(always)]
 fn known(
     context: &XdpContext,
     settings: SettingsRef,
     packet: &Packet,
     found: Found,
-    moves: bool,
+    (good, moves): (bool, bool),
     scratch: &mut Scratch,
     now: u32,
 ) -> Result<Verdict, Reason> {
     let Scratch { client_side: entry, client_addresses: addresses, .. } = scratch;
     let out = entry.role == SERVER_SIDE;
-    let moves = moves || !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out);
+    // With the next hop the deadline is renewed, which `steady` does not look at.
+    let moves =
+        !good || moves || !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out);
     // The datagram has moved what it moves by its first fragment.
     if moves && !packet.is_later_fragment() {
         connection::advance(&client_side(entry), packet.tcp_flags, out, now);
@@ -245,11 +181,13 @@ fn known(
     if packet.time_to_live <= 1 {
         return Err(if out { Reason::ReplyByStack } else { Reason::TimeExceeded });
     }
-    if is_past(entry.hop_until, now) {
+    if !good {
         if let Err(why) = forward::resolve(context, settings, packet, entry, addresses, now) {
             return forward::without_hop(context, packet, entry, addresses, why);
         }
-        connection::remember_hop(found, entry);
+        if !packet.is_later_fragment() {
+            connection::remember_hop(found, entry);
+        }
     }
     forward::send(context, packet, entry, addresses)
 }

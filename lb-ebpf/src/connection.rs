@@ -56,26 +56,12 @@ impl Found {
         self.set.deadline(self.slot)
     }
 
-    /// A whole copy of the entry, if it is that of `tuple` and nobody is writing it.
-    #[inline(always)]
-    pub fn try_read(self, tuple: &Tuple) -> Option<Entry> {
-        let entry = self.set.entry(self.slot);
-        let before = entry.sequence();
-        let copy = entry.copy();
-        (before & 1 == 0
-            && entry.sequence() == before
-            && copy.addresses == tuple.addresses
-            && copy.ports == tuple.ports
-            && copy.protocol == tuple.protocol)
-            .then_some(copy)
-    }
-
-    /// As [`Found::try_read`], with the addresses of a flow of IPv6.
+    /// As [`EntryRef::try_read`], with the addresses of a flow of IPv6.
     #[inline(always)]
     pub fn try_read_ipv6(self, beside: AddressesRef, tuple: &Tuple) -> Option<(Entry, Addresses)> {
-        let before = self.set.entry(self.slot).sequence();
+        let before = self.entry().sequence();
         let addresses = beside.line(self.slot).copy();
-        let entry = self.try_read(tuple)?;
+        let entry = self.entry().try_read(tuple)?;
         (entry.sequence == before).then_some((entry, addresses))
     }
 
@@ -171,9 +157,20 @@ fn slot_at(position: u64) -> Option<usize> {
     if slot < WAYS { Some(slot) } else { None }
 }
 
-/// Finds a flow's entry if it is at home: what the steady state needs, and nothing that calls a function.
+/// A copy of a flow's entry if it is at home and nobody is writing it: what the steady state needs, and nothing that calls a
+/// function.
 ///
 /// Looks into the slot first that most entries lie in, so that a packet reads one line of the table.
+#[inline(always)]
+pub fn read_at_home(home: Home, tuple: &Tuple) -> Option<Entry> {
+    let set = SetRef::at(home.set)?;
+    match set.entry(home.slot()).try_read(tuple) {
+        None => set.entry(slot_of(set, home.tag)?).try_read(tuple),
+        found => found,
+    }
+}
+
+/// Finds the entry of a flow of IPv6 as [`read_at_home`] does.
 #[inline(always)]
 pub fn find_at_home(home: Home, tuple: &Tuple) -> Option<Found> {
     let set = SetRef::at(home.set)?;

@@ -26,6 +26,7 @@ mod persistence;
 mod scheduler;
 mod service;
 mod stats;
+mod steady;
 mod sum;
 mod sweep;
 mod tunnel;
@@ -38,10 +39,16 @@ use lb_common::settings::Program;
 
 use crate::forward::Verdict;
 
-/// Balances a packet in its flow's steady state; leaves any other to [`xipvs_slow`].
+/// Balances a packet in its flow's steady state; leaves any other to [`xipvs_slow`], and odd shapes to [`xipvs_general`].
 #[xdp]
 pub fn xipvs(context: XdpContext) -> u32 {
-    act::<false>(&context, balance::steady(&context))
+    act::<false>(&context, steady::plain(&context))
+}
+
+/// [`xipvs`], for packets of any shape: tags, options, other protocols.
+#[xdp]
+pub fn xipvs_general(context: XdpContext) -> u32 {
+    act::<false>(&context, steady::general(&context))
 }
 
 /// Balances a packet of a known flow, whatever it does to it; leaves the making of connections to [`xipvs_open`].
@@ -59,7 +66,7 @@ pub fn xipvs_open(context: XdpContext) -> u32 {
 /// [`xipvs`] for IPv6.
 #[xdp]
 pub fn xipvs_ipv6(context: XdpContext) -> u32 {
-    act::<true>(&context, balance::steady_ipv6(&context))
+    act::<true>(&context, steady::ipv6(&context))
 }
 
 /// [`xipvs_slow`] for IPv6.

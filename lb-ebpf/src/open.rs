@@ -52,6 +52,8 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         return Err(Reason::DropPacket);
     }
     let once = is_once(service, &tuple);
+    // Before the destination is chosen: who deletes it begins an epoch afterwards.
+    let epoch = settings.epoch();
     let Choice { destination: id, template } = choose(slot, service, &tuple, seen, !once, now)?;
     let destination = DestinationRef::at(id).ok_or(Reason::Internal)?;
     let Scratch { client_side: entry, client_addresses, server_addresses, .. } = scratch;
@@ -61,6 +63,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     }
     let port = port(service, &tuple, destination.port());
     *entry = new_entry(settings, &packet, client_addresses, id, destination, port, now);
+    entry.epoch = epoch;
     if !once {
         entry.template = template;
     }
@@ -245,7 +248,7 @@ pub fn client_side(
         network_delta: network.pack(),
         transport_delta: transport.pack(),
         flags: 0,
-        reserved: 0,
+        epoch: 0,
         interface: 0,
         link: [0; 3],
         hop_until: no_hop(now),

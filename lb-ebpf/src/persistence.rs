@@ -216,7 +216,7 @@ pub fn template(
         network_delta: 0,
         transport_delta: 0,
         flags: INACTIVE | NO_OUTPUT,
-        reserved: 0,
+        epoch: 0,
         interface: 0,
         link: [0, timeout, 0],
         hop_until: now,

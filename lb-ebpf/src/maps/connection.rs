@@ -5,6 +5,7 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use lb_common::connection::{AddressSet, Addresses, CONTROLS, Entry, Set, TIMEOUT, WAYS};
+use lb_common::tuple::Tuple;
 
 use super::{ADDRESSES, CONNECTIONS};
 use crate::machine;
@@ -120,7 +121,7 @@ impl EntryRef {
         macro_rules! fields {
             ($($field:ident),+) => {
                 // SAFETY: as above; any bytes are a valid entry.
-                unsafe { Entry { $($field: read_volatile(addr_of!((*self.0).$field)),)+ reserved: 0 } }
+                unsafe { Entry { $($field: read_volatile(addr_of!((*self.0).$field)),)+ } }
             };
         }
         fields!(
@@ -137,6 +138,7 @@ impl EntryRef {
             network_delta,
             transport_delta,
             flags,
+            epoch,
             interface,
             link,
             hop_until,
@@ -144,6 +146,19 @@ impl EntryRef {
             vlan,
             template
         )
+    }
+
+    /// A whole copy, if the entry is that of `tuple` and nobody is writing it. Takes no lock.
+    ///
+    /// Word by word: the fewest loads where nearly all of the entry is wanted.
+    #[inline(always)]
+    pub fn try_read(self, tuple: &Tuple) -> Option<Entry> {
+        let from = self.0.cast::<u64>();
+        // SAFETY: as above; an entry is eight words long and aligned for them.
+        let word = |number| unsafe { read_volatile(from.add(number)) };
+        let before = self.sequence();
+        let copy = Entry::from_words([0, 1, 2, 3, 4, 5, 6, 7].map(word));
+        (before & 1 == 0 && self.sequence() == before && copy.tuple() == *tuple).then_some(copy)
     }
 
     /// The same entry, whose place is computed here and now, before the verifier forgets what it knows of the slot.

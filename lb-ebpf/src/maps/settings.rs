@@ -79,12 +79,19 @@ impl SettingsRef {
         unsafe { read_volatile(addr_of!((*self.0).timeouts[state as usize & 63])) }
     }
 
+    /// The lowest byte of the epoch.
+    #[inline(always)]
+    pub fn epoch(self) -> u8 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).epoch)) as u8 }
+    }
+
     /// Whether an address (loaded natively) may be one of ours.
     #[inline(always)]
     pub fn concerns(self, address: u32) -> bool {
-        let (word, bit) = Settings::address_bit(address);
-        // SAFETY: as above; `address_bit` masks the index to the table's length.
-        unsafe { read_volatile(addr_of!((*self.0).addresses[word & 63])) & bit != 0 }
+        let slot = Settings::address_slot(address);
+        // SAFETY: as above; a slot is below the table's length, which the verifier sees by the shift.
+        unsafe { read_volatile(addr_of!((*self.0).addresses).cast::<u8>().add(slot)) != 0 }
     }
 
     /// Notes that the estimator has had another turn.

@@ -202,6 +202,7 @@ pub fn delete(maps: &Maps, slots: &mut Slots, id: DestinationId) -> Option<IpAdd
     let deleted_at = offset_of!(Record, load) + offset_of!(Load, deleted_at);
     maps.destinations.store_u32(id, deleted_at, maps.settings().swept_at);
     store_status(maps, id, record.status & !AVAILABLE);
+    repair::begin_epoch(maps);
     slots.deleted.insert(Identity::of(&record), id);
     Some(address_of(record.address, record.family))
 }

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::{FromBytes, IntoBytes};
@@ -80,6 +80,13 @@ impl<T: FromBytes + IntoBytes + Copy> Mapped<T> {
         assert!(inside, "no such word in the element");
         // SAFETY: checked to lie inside the element.
         self.element(index).map(|element| unsafe { element.as_ptr().byte_add(offset).cast() })
+    }
+
+    /// Stores the byte at an offset into an element.
+    pub fn store_u8(&self, index: u32, offset: usize, value: u8) -> Option<()> {
+        // SAFETY: inside mapped memory that lives as long as `self`, only accessed atomically here.
+        self.word(index, offset)
+            .map(|byte| unsafe { AtomicU8::from_ptr(byte) }.store(value, Ordering::Release))
     }
 
     /// The 32-bit word at a byte offset into an element.

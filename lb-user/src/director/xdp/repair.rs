@@ -5,38 +5,46 @@ use std::collections::HashSet;
 use std::mem::offset_of;
 
 use lb_common::destination::{AVAILABLE, Destination, DestinationId, IN_USE};
-use lb_common::settings::{ADDRESS_BITS, Settings};
+use lb_common::settings::{ADDRESS_SLOTS, Settings};
 use lb_common::tuple;
 
 use super::maps::Maps;
 use super::{destination, service, set};
 use crate::director::Result;
 
-fn store_filter_word(maps: &Maps, word: usize, bits: u64) {
-    maps.settings.store_u64(0, offset_of!(Settings, addresses) + word * size_of::<u64>(), bits);
+fn store_filter(maps: &Maps, filter: &[u8; ADDRESS_SLOTS]) {
+    for (slot, word) in (0..).step_by(size_of::<u64>()).zip(filter.as_chunks().0) {
+        maps.settings.store_u64(0, offset_of!(Settings, addresses) + slot, u64::from_ne_bytes(*word));
+    }
 }
 
 /// Has the packet program look at every packet.
 pub fn concern_all(maps: &Maps) {
-    (0..ADDRESS_BITS / 64).for_each(|word| store_filter_word(maps, word, u64::MAX));
+    store_filter(maps, &[1; ADDRESS_SLOTS]);
 }
 
-/// The word and the bit of a record's address in the filter.
-fn filter_bit(seed: u64, address: [u8; 16], family: u8) -> (usize, u64) {
+/// The slot of a record's address in the filter.
+fn filter_slot(seed: u64, address: [u8; 16], family: u8) -> usize {
     let [a, b, c, d, ..] = address;
     let raw = if family == 6 {
         tuple::handle(zerocopy::transmute!(address), seed)
     } else {
         u32::from_ne_bytes([a, b, c, d])
     };
-    Settings::address_bit(raw)
+    Settings::address_slot(raw)
 }
 
 /// Has the packet program look at packets from and to an address.
 pub fn concern(maps: &Maps, address: [u8; 16], family: u8) {
-    let settings = maps.settings();
-    let (word, bit) = filter_bit(settings.seed, address, family);
-    store_filter_word(maps, word, settings.addresses[word] | bit);
+    let slot = filter_slot(maps.settings().seed, address, family);
+    maps.settings.store_u8(0, offset_of!(Settings, addresses) + slot, 1);
+}
+
+/// Ends the steady state of all connections, so that the packet program looks at each of them whole again: for when
+/// something is true no more by which entries were made good.
+pub fn begin_epoch(maps: &Maps) {
+    let next = maps.settings().epoch.wrapping_add(1);
+    maps.settings.store_u32(0, offset_of!(Settings, epoch), next);
 }
 
 fn destinations(maps: &Maps) -> impl Iterator<Item = (DestinationId, Destination)> + '_ {
@@ -54,10 +62,9 @@ pub fn refresh(maps: &Maps) {
     // Connections by firewall marks may have any address: as long as there may be some, nothing is forgotten.
     let marks =
         settings.mark_rules & 0xffff != 0 || destinations(maps).any(|(_, record)| record.protocol == 0);
-    let mut filter = if marks { settings.addresses } else { [0u64; ADDRESS_BITS / 64] };
+    let mut filter = if marks { settings.addresses } else { [0; ADDRESS_SLOTS] };
     let mut add = |address: [u8; 16], family: u8| {
-        let (word, bit) = filter_bit(seed, address, family);
-        filter[word] |= bit;
+        filter[filter_slot(seed, address, family)] = 1;
     };
     let (mut services, mut wide) = (0, 0);
     for (_, record) in service::all(maps) {
@@ -69,9 +76,7 @@ pub fn refresh(maps: &Maps) {
         add(record.address, record.family);
         add(record.virtual_address, record.service_family());
     }
-    for (word, bits) in filter.into_iter().enumerate() {
-        store_filter_word(maps, word, bits);
-    }
+    store_filter(maps, &filter);
     maps.settings.store_u32(0, offset_of!(Settings, wide_services), wide);
     maps.settings.store_u32(0, offset_of!(Settings, services), services);
 }

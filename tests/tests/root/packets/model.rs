@@ -20,7 +20,7 @@ use lb_common::scheduler::sed::ShortestExpectedDelay;
 use lb_common::scheduler::wlc::WeightedLeastConnections;
 use lb_common::scheduler::wrr::{Ladder, WeightedRoundRobin};
 use lb_common::scheduler::{Candidate, Cursor, Scheduler, address, dh, mh, run, sh};
-use lb_common::settings::Settings;
+use lb_common::settings::{ADDRESS_SLOTS, Settings};
 use lb_common::sysctl::Sysctl;
 use lb_common::tuple::Tuple;
 
@@ -121,7 +121,7 @@ impl Model {
             connections: HashMap::new(),
             answers: HashMap::new(),
             fragments: HashMap::new(),
-            settings: Settings { addresses: [0; 64], ..settings },
+            settings: Settings { addresses: [0; ADDRESS_SLOTS], ..settings },
             now: 0,
             route,
         }
@@ -174,14 +174,12 @@ impl Model {
     }
 
     fn concern(&mut self, address: Ipv4Addr) {
-        let (word, bit) = Settings::address_bit(u32::from_ne_bytes(address.octets()));
-        self.settings.addresses[word] |= bit;
+        self.settings.addresses[Settings::address_slot(u32::from_ne_bytes(address.octets()))] = 1;
     }
 
     /// The filter lets some strangers through, which other counters show.
     fn concerns(&self, address: u32) -> bool {
-        let (word, bit) = Settings::address_bit(address);
-        self.settings.addresses[word] & bit != 0
+        self.settings.addresses[Settings::address_slot(address)] != 0
     }
 
     /// What becomes of a frame.

@@ -40,6 +40,7 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Fragment, "xipvs_fragment"),
     (Program::Ipv6Fragment, "xipvs_ipv6_fragment"),
     (Program::Ipv6Tunnel, "xipvs_ipv6_tunnel"),
+    (Program::General, "xipvs_general"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";

@@ -1,0 +1,116 @@
+//! The steady state: packets of known flows that change nothing but counters, and packets that are nobody's.
+//!
+//! Nearly every packet is one of these. Leaves any other to `balance`, and decides nothing that `balance::any` would decide
+//! otherwise; it has only less to look at.
+
+use aya_ebpf::programs::XdpContext;
+use lb_common::connection::{self as rules, Addresses, Entry, SERVER_SIDE, is_past};
+use lb_common::packet::{self, Family, Packet};
+use lb_common::reason::Reason;
+use lb_common::settings::Program;
+
+use crate::forward::{self, Verdict};
+use crate::maps::{self, AddressesRef, Counted, DestinationRef, SettingsRef};
+use crate::packet::Window;
+use crate::{balance, clock, connection, tunnel};
+
+/// Balances a packet of the plainest shape; leaves other shapes to [`general`].
+#[inline(always)]
+pub fn plain(context: &XdpContext) -> Result<Verdict, Reason> {
+    let settings = balance::serving()?;
+    let Some(packet) = packet::read_plain(&Window::of(context)) else {
+        return Ok(Verdict::GoOn(Program::General));
+    };
+    if !balance::concerns(settings, &packet.tuple) {
+        return Err(Reason::NotOurs);
+    }
+    flow(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
+}
+
+/// Balances a packet of any shape; leaves IPv6 to [`ipv6`].
+#[inline(always)]
+pub fn general(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, family, network) = balance::begin(context)?;
+    if family == Family::V6 {
+        return Ok(Verdict::GoOn(Program::Ipv6));
+    }
+    let packet = match balance::headers::<false>(context, settings, network) {
+        Err(Reason::Icmp) => return Ok(Verdict::GoOn(Program::Icmp)),
+        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
+        other => other?,
+    };
+    flow(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
+}
+
+/// Balances a packet of IPv6.
+#[inline(always)]
+pub fn ipv6(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, packet) = match balance::read::<true>(context) {
+        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
+        other => other?,
+    };
+    flow_ipv6(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
+}
+
+/// Sends a packet of IPv4 on, if its flow is in the steady state.
+#[inline(always)]
+fn flow(context: &XdpContext, settings: SettingsRef, packet: &Packet) -> Option<Result<Verdict, Reason>> {
+    let entry = connection::read_at_home(connection::home(&packet.tuple, settings), &packet.tuple)?;
+    if !is_steady(settings, packet, &entry) {
+        return None;
+    }
+    if entry.is_tunnelled() {
+        let destination = DestinationRef::at(entry.destination)?;
+        if packet.length.checked_add(tunnel::room_at_once(destination)? as u16)? > entry.mtu {
+            return None;
+        }
+        count(settings, packet, &entry);
+        return Some(tunnel::send_at_once(context, settings, packet, &entry, destination));
+    }
+    if packet.length > entry.mtu {
+        return None;
+    }
+    count(settings, packet, &entry);
+    Some(forward::rewrite(context, packet, &entry, &Addresses::default()))
+}
+
+/// [`flow`], of IPv6.
+#[inline(always)]
+fn flow_ipv6(
+    context: &XdpContext,
+    settings: SettingsRef,
+    packet: &Packet,
+) -> Option<Result<Verdict, Reason>> {
+    let home = connection::home(&packet.tuple, settings);
+    // Before the slot is known: Linux 6.1 forgets its bounds over a helper's call.
+    let beside = AddressesRef::at(home.set)?;
+    let found = connection::find_at_home(home, &packet.tuple)?;
+    let (entry, known) = found.try_read_ipv6(beside, &packet.tuple)?;
+    let seen = balance::addresses::<true>(context, packet).ok()?;
+    if known.source != seen.source
+        || known.destination != seen.destination
+        || !is_steady(settings, packet, &entry)
+        || entry.is_tunnelled()
+        || packet.length > entry.mtu
+    {
+        return None;
+    }
+    count(settings, packet, &entry);
+    Some(forward::rewrite(context, packet, &entry, &known))
+}
+
+/// Whether all that happens to a packet stands in its flow's entry.
+#[inline(always)]
+fn is_steady(settings: SettingsRef, packet: &Packet, entry: &Entry) -> bool {
+    let out = entry.role == SERVER_SIDE;
+    rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out)
+        && entry.epoch == settings.epoch()
+        && !is_past(entry.hop_until, clock::now(settings))
+        && packet.time_to_live > 1
+}
+
+#[inline(always)]
+fn count(settings: SettingsRef, packet: &Packet, entry: &Entry) {
+    let counted = if entry.role == SERVER_SIDE { Counted::Out } else { Counted::In };
+    maps::count_packet(settings, entry.destination, counted, packet.length);
+}
