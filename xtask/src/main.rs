@@ -39,7 +39,7 @@ enum Chore {
     Bench(bench::Bench),
     /// Check formatting and lints, the BPF crate's for its own target too.
     Lint,
-    /// Do all that has to hold before a change lands: lint and test.
+    /// Do all that has to hold before a change lands: lint, test, and compare speed with its budgets.
     Ci(test::Test),
     /// Run a command in the reference VM: Debian's 6.1 kernel, with IPVS, over this file system.
     Vm(vm::Vm),
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Chore::Test(test) => test.run(),
         Chore::Bench(bench) => bench.run(),
         Chore::Lint => lint::run(),
-        Chore::Ci(test) => lint::run().and_then(|()| test.run()),
+        Chore::Ci(test) => lint::run().and_then(|()| test.run()).and_then(|()| bench::check(test.uses_vm())),
         Chore::Vm(vm) => return vm.run().unwrap_or_else(failure),
         Chore::Golden(golden) => return golden.run().unwrap_or_else(failure),
     };

@@ -39,6 +39,11 @@ pub struct Test {
 }
 
 impl Test {
+    /// Whether the reference VM may be used.
+    pub fn uses_vm(&self) -> bool {
+        !self.no_vm
+    }
+
     /// Carries out `cargo xtask test`.
     pub fn run(&self) -> Result<()> {
         setup::ensure(&[Group::Core])?;

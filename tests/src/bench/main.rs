@@ -39,10 +39,8 @@ const QUICK: Extent = Extent {
     ..FULL
 };
 
-/// Packets of a round on the whole way, and new connections.
+/// Packets of a round on the whole way, and new connections: so many that what a round costs once is a hundredth.
 const PACKETS: u32 = 60_000;
-/// The same where every instruction is counted, and the same every time.
-const COUNTED_PACKETS: u32 = 16_000;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -63,8 +61,7 @@ fn main() -> Result<()> {
             "new" => new(object, &extent, rounds, &mut record)?,
             "path" | "instructions" => {
                 let counts_instructions = part == "instructions";
-                let packets = if counts_instructions { COUNTED_PACKETS } else { PACKETS };
-                let extent = path::Extent { packets, rounds, counts_instructions };
+                let extent = path::Extent { packets: PACKETS, rounds, counts_instructions };
                 path::measure(object, extent, &mut record)?;
             }
             "growth" => {
