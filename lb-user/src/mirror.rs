@@ -51,7 +51,7 @@ fn whole(
 }
 
 /// How often a follower reads everything: once in so many polls.
-const VERIFY: u32 = 30;
+const VERIFY: u32 = 60;
 
 /// The source and the target of a follower.
 pub type Pair = (Box<dyn Director>, Box<dyn Director>);

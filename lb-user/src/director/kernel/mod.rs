@@ -183,15 +183,12 @@ impl Director for Kernel {
         self.tell(Command::DeleteDaemon, attributes)
     }
 
-    /// Tells everything but a destination's thresholds and tunnel settings: asking for each service's destinations
-    /// costs the kernel more than printing them all.
+    /// Tells everything but a service's scheduler flags and engine, and a destination's thresholds and tunnel settings: asking
+    /// for services, or for each one's destinations, costs more than to have the kernel print them all.
     fn fingerprint(&mut self) -> Result<u64> {
         let failed = |error: io::Error| Error::Unavailable(format!("{TABLE}: {error}"));
         let mut hasher = DefaultHasher::new();
         self.timeouts()?.hash(&mut hasher);
-        for report in self.services()? {
-            report.service.hash(&mut hasher);
-        }
         let file = File::open(TABLE).map_err(failed)?;
         fingerprint::add_table(BufReader::with_capacity(1 << 16, file), &mut hasher).map_err(failed)?;
         Ok(hasher.finish())
