@@ -1,8 +1,9 @@
 //! Following kernel IPVS: what others do there arrives in another director.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::Read;
-use std::net::{IpAddr, SocketAddrV4};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -23,7 +24,7 @@ use xipvs::director::xdp::lifecycle::Pins;
 use xipvs::director::{Director, Error};
 use xipvs::mirror::{Follower, diff, mirror};
 use xipvs::plan::reach;
-use xipvs::table::{Destination, DestinationKey, Service, ServiceKey, Table};
+use xipvs::table::{ServiceKey, Table};
 
 use super::configuration::{Configuration, by_service, configurations, rules_of, sorted};
 use super::{ipvsadm_prints, kernel, xdp};
@@ -65,7 +66,12 @@ struct Serve(Child);
 
 impl Serve {
     fn start(direction: &str) -> Self {
-        let words = ["serve", "--mirror", direction, "--interval", "500"];
+        Self::start_with(direction, "500")
+    }
+
+    /// With so many milliseconds between two looks.
+    fn start_with(direction: &str, interval: &str) -> Self {
+        let words = ["serve", "--mirror", direction, "--interval", interval];
         Self(Command::new(binary()).args(words).stdout(Stdio::piped()).spawn().expect("xipvs"))
     }
 
@@ -101,6 +107,13 @@ fn await_rules(director: &mut dyn Director, expected: &[&str]) {
     }
 }
 
+/// Whether this machine takes longer to start a program than any that is not emulated.
+fn is_slow() -> bool {
+    let start = Instant::now();
+    Command::new(binary()).args(["generate", "completion"]).stdout(Stdio::null()).status().unwrap();
+    start.elapsed() > Duration::from_millis(100)
+}
+
 fn rules_now(director: &mut dyn Director) -> Vec<String> {
     rules_of(&Table { timeouts: None, ..director.table().unwrap().configured() })
 }
@@ -128,18 +141,32 @@ fn what_keepalived_does_to_the_kernel_steers_the_packets_of_the_xdp_program() {
     let web = "-A -t 192.168.1.100:80 -s wrr";
     let one = "-a -t 192.168.1.100:80 -r 10.0.0.11:8080 -m -w 2";
     let two = "-a -t 192.168.1.100:80 -r 10.0.0.12:8080 -m -w 3";
-    let first = Listener::tcp(&lab.servers[0], 8080).unwrap();
+    let mut first = Listener::tcp(&lab.servers[0], 8080).unwrap();
     let _second = Listener::tcp(&lab.servers[1], 8080).unwrap();
     let keepalived = Keepalived::start(&lab);
     await_rules(&mut target, &[web, one, two]);
     assert_eq!(answering(&lab, 10), ["server1", "server2"]);
+    let mut asked = 10;
 
-    drop(first);
-    await_rules(&mut target, &[web, two]);
-    assert_eq!(answering(&lab, 5), ["server2"]);
-    let first = Listener::tcp(&lab.servers[0], 8080).unwrap();
-    await_rules(&mut target, &[web, one, two]);
-    assert_eq!(answering(&lab, 10), ["server1", "server2"]);
+    // A stopped server is gone within two seconds, of which keepalived has one until it looks. A machine that is busy with
+    // something else at that moment gets another chance, and an emulated one need not be that quick.
+    let mut quickest = Duration::MAX;
+    for _ in 0..5 {
+        let stopped = Instant::now();
+        drop(first);
+        await_rules(&mut target, &[web, two]);
+        quickest = quickest.min(stopped.elapsed());
+        assert_eq!(answering(&lab, 5), ["server2"]);
+        first = Listener::tcp(&lab.servers[0], 8080).unwrap();
+        await_rules(&mut target, &[web, one, two]);
+        assert_eq!(answering(&lab, 10), ["server1", "server2"]);
+        asked += 15;
+        if quickest < Duration::from_secs(2) {
+            break;
+        }
+    }
+    println!("a stopped server is gone after {quickest:?}");
+    assert!(quickest < Duration::from_secs(2) || is_slow(), "{quickest:?}");
 
     // What happens while nobody follows, killed and not even asked to stop, arrives with the first look at it: with one
     // look a second, as `serve` has by default, that is within two.
@@ -150,9 +177,10 @@ fn what_keepalived_does_to_the_kernel_steers_the_packets_of_the_xdp_program() {
     assert!(Follower::default().poll(&mut source, &mut target).unwrap().is_some());
     assert_eq!(rules_now(&mut target), [web, two]);
     assert_eq!(answering(&lab, 5), ["server2"]);
+    asked += 5;
 
     // A packet of a client more than the requests need would be one that the kernel had, and the other way round.
-    assert_eq!(target.service(&virtual_web()).unwrap().stats.connections, 30);
+    assert_eq!(target.service(&virtual_web()).unwrap().stats.connections, asked);
     assert_eq!(kernel_packets(), 0);
 
     let serve = Serve::start("from-kernel");
@@ -188,20 +216,20 @@ fn drift_is_shown_and_mirrored_and_what_cannot_be_is_named() {
     let _source = kernel();
     let _target = xdp();
     let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 198.51.100.1:80 -g -w 5\n";
-    ipvsadm_prints(&["-R"], &format!("{rules}-A -f 7 -s rr\n"));
+    let engine = "-A -u 192.0.2.1:5060 -s rr -p 60 --pe sip";
+    ipvsadm_prints(&["-R"], &format!("{rules}{engine}\n"));
     let (shown, complaints, status) = xipvs("diff --from kernel");
-    assert_eq!(
-        (sorted(&shown), complaints.as_str(), status),
-        (sorted(&format!("{rules}-A -f 7 -s rr\n")), "", 1)
-    );
+    let all = format!("{rules}{engine}\n");
+    assert_eq!((sorted(&shown), complaints.as_str(), status), (sorted(&all), "", 1));
 
     let (made, complaints, status) = xipvs("mirror --from kernel");
     assert_eq!((made.as_str(), status), (rules, 1));
-    let refused = "xipvs: not mirrored: -A -f 7 -s rr: The XDP director does not have firewall mark services (-f) yet\n";
-    assert_eq!(complaints, refused);
+    let why = "The XDP director does not have persistence engines (--pe) yet";
+    assert_eq!(complaints, format!("xipvs: not mirrored: {engine}: {why}\n"));
     assert_eq!(xipvs("-Sn"), (rules.into(), String::new(), 0));
-    assert_eq!(xipvs("diff"), ("-D -f 7\n".into(), String::new(), 1));
-    assert_eq!(xipvs("mirror --to kernel"), ("-D -f 7\n".into(), String::new(), 0));
+    let deletion = "-D -u 192.0.2.1:5060\n";
+    assert_eq!(xipvs("diff"), (deletion.into(), String::new(), 1));
+    assert_eq!(xipvs("mirror --to kernel"), (deletion.into(), String::new(), 0));
     assert_eq!(ipvsadm_prints(&["-Sn"], ""), rules);
     assert_eq!(xipvs("diff"), (String::new(), String::new(), 0));
 
@@ -245,7 +273,8 @@ fn configurations_go_from_xdp_to_the_kernel_and_back() {
         assert!(applied.refused.is_empty(), "{title}: {applied:?}");
         let saved = golden::run(&["xipvs", "-Sn"], "", &mut *xdp, &no_names);
         assert_eq!((saved.stderr.as_str(), saved.status), ("", 0), "{title}");
-        assert_eq!(ipvsadm_prints(&["-Sn"], ""), saved.stdout, "{title}");
+        // Of flags without a name ipvsadm writes an option that it does not read.
+        assert_eq!(ipvsadm_prints(&["-Sn"], "").replace(" -b \n", "\n"), saved.stdout, "{title}");
 
         xdp.flush().unwrap();
         let applied = mirror(&mut kernel, &mut *xdp).unwrap();
@@ -254,7 +283,7 @@ fn configurations_go_from_xdp_to_the_kernel_and_back() {
         assert_eq!(by_service(&returned), by_service(&written), "{title}");
     }
     println!("{whole} configurations went as they are, {partial} in part");
-    assert!(whole >= 77 && partial > 0, "only {whole} went as they are, {partial} in part");
+    assert!(whole >= 200, "only {whole} configurations went as they are");
 }
 
 #[test]
@@ -278,30 +307,38 @@ fn the_kernel_is_mirrored_both_ways() {
     assert_eq!(ipvsadm_prints(&["-L", "--timeout"], ""), "Timeout (tcp tcpfin udp): 60 61 62\n");
 }
 
-/// `--count-instructions` makes the time that this prints a number of instructions.
+/// What `serve` costs with its default of one look a second. `--count-instructions` makes the clock one of instructions, a
+/// thousand million a second: the same on every machine. The CPU of which it may take a fiftieth carries out two thousand
+/// million, as one of 2 GHz does with an instruction a cycle.
 #[test]
 #[ignore = "a measurement: run with --ignored under `cargo xtask vm --count-instructions`"]
-fn polling_a_thousand_services() {
-    let mut source = kernel();
+fn following_a_thousand_services_takes_less_than_a_fiftieth_of_a_cpu() {
+    const SECONDS: u64 = 60;
+    let _source = kernel();
+    let _target = xdp();
+    let (mut rules, mut count) = (String::new(), 0);
     for service in 0..1000u32 {
-        let address = IpAddr::from((0x0a00_0000 + service).to_be_bytes());
-        let key = ServiceKey::Address { protocol: Protocol::Tcp, address, port: 80 };
-        source.add_service(&Service { scheduler: "rr".into(), ..Service::new(key) }).unwrap();
+        let address = Ipv4Addr::from(0x0a00_0000 + service);
+        let _ = writeln!(rules, "-A -t {address}:80 -s rr");
         for destination in 0..10u32 {
-            let address = IpAddr::from((0x0b00_0000 + destination).to_be_bytes());
-            source.add_destination(&key, &Destination::new(DestinationKey { address, port: 80 })).unwrap();
+            let destination = Ipv4Addr::from(0x0b00_0000 + destination);
+            let _ = writeln!(rules, "-a -t {address}:80 -r {destination}:80 -m");
         }
+        count += 11;
     }
-    let mut target = Memory::default();
-    let mut follower = Follower::default();
-    let mut time = |what: &str| {
-        let start = Instant::now();
-        let told = follower.poll(&mut source, &mut target).unwrap().map_or(0, |applied| applied.made.len());
-        println!("{what}: {:?}, {told} changes", start.elapsed());
+    ipvsadm_prints(&["-R"], &rules);
+    let mut serve = Serve::start_with("from-kernel", "1000");
+    let told = BufReader::new(serve.0.stdout.take().unwrap());
+    assert_eq!(told.lines().take(count).filter(Result::is_ok).count(), count);
+    // Nanoseconds, which are instructions, on a CPU; in the kernel too.
+    let spent = || -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/schedstat", serve.0.id())).unwrap();
+        text.split_whitespace().next().unwrap().parse().unwrap()
     };
-    time("first poll");
-    // Every thirtieth one compares both tables.
-    let start = Instant::now();
-    (0..30).for_each(|_| time("nothing new"));
-    println!("a poll on average: {:?}", start.elapsed() / 30);
+    // One of these looks compares both tables.
+    let before = spent();
+    sleep(Duration::from_secs(SECONDS));
+    let a_second = (spent() - before) / SECONDS;
+    println!("{a_second} instructions a second");
+    assert!(a_second < 2_000_000_000 / 50, "{a_second} instructions a second");
 }
