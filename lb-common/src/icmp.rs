@@ -1,60 +1,68 @@
 //! ICMP: errors about our connections, translated on their way through, and errors that we send ourselves.
 //!
-//! An error quotes the packet that it is about, from the IP header on. What is said here is IPv4; how a flow is
-//! found by the quoted header is the program's part. IPVS counterpart: `ip_vs_in_icmp`, `ip_vs_out_icmp`,
-//! `ip_vs_nat_icmp`. Sources: RFC 792, RFC 1191, RFC 1812 for what is quoted and when there is no error about a packet.
+//! An error quotes the packet that it is about, from the IP header on. How a flow is found by the quoted header is the
+//! program's part. IPVS counterpart: `ip_vs_in_icmp`, `ip_vs_out_icmp`, `ip_vs_nat_icmp`, and those for IPv6.
+//! Sources: RFC 792, RFC 1191, RFC 1812 and RFC 4443 for what is quoted and when there is no error about a packet.
 
 use crate::checksum::{Delta, Sum};
 use crate::forward::End;
-use crate::packet::{self, Family, Frame, IPV4};
+use crate::packet::{self, Frame, IPV4, IPV6, MAX_TRANSPORT};
 use crate::reason::Reason;
-use crate::tuple::Tuple;
+use crate::tuple::{self, Tuple, handle};
 
 /// The IP protocol number.
 pub const PROTOCOL: u8 = 1;
+/// The protocol number of ICMPv6.
+pub const PROTOCOL_IPV6: u8 = 58;
 /// Bytes of an ICMP header.
 pub const ICMP: usize = 8;
 /// Bytes that an error of ours has in front of what it quotes.
 pub const ERROR: usize = IPV4 + ICMP;
-/// Most bytes that an error of ours quotes: it is at most 576 bytes long, as those of the Linux stack.
-pub const MOST_QUOTED: u16 = 576 - ERROR as u16;
+/// The same of IPv6.
+pub const ERROR_IPV6: usize = IPV6 + ICMP;
+/// How long an error of ours is at most, as those of the Linux stack.
+const LONGEST: u16 = 576;
+/// The same of IPv6: the smallest MTU that a link may have.
+const LONGEST_IPV6: u16 = 1280;
 
 const UNREACHABLE: u8 = 3;
 const SOURCE_QUENCH: u8 = 4;
 const TIME_EXCEEDED: u8 = 11;
 
+const UNREACHABLE_IPV6: u8 = 1;
+const TOO_BIG_IPV6: u8 = 2;
+const TIME_EXCEEDED_IPV6: u8 = 3;
+/// From here on ICMPv6 has messages that are no errors.
+const FIRST_OTHER_IPV6: u8 = 128;
+
 /// An error message that came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// Where the IPv4 header begins.
+    /// Where the IP header begins.
     pub network: u16,
     /// Where the ICMP header begins.
     pub transport: u16,
-    /// Where the quoted IPv4 header begins.
+    /// Where the quoted IP header begins.
     pub quoted: u16,
     /// Where the quoted ports begin.
     pub ports: u16,
-    /// The IPv4 total length of the message.
+    /// Bytes of the message from the IP header on.
     pub length: u16,
-    /// Its type-of-service byte.
+    /// Its type-of-service byte, or traffic class.
     pub service_type: u8,
-    /// Its time to live.
+    /// Its time to live, or hop limit.
     pub time_to_live: u8,
     /// The flow of the quoted packet.
     pub tuple: Tuple,
 }
 
-/// Reads an ICMP message that may be about a connection.
+/// Reads an ICMP message that may be about a connection, from an IPv4 header on that begins at `network`.
 ///
 /// # Errors
 ///
 /// [`Reason::Icmp`] for a message that is about no flow, or of a type that IPVS leaves alone.
 #[inline(always)]
-pub fn read(frame: &(impl Frame + ?Sized)) -> Result<Received, Reason> {
-    let (family, network) = packet::network(frame)?;
-    if family != Family::V4 {
-        return Err(Reason::NotIp);
-    }
+pub fn read(frame: &(impl Frame + ?Sized), network: usize) -> Result<Received, Reason> {
     let header: &[u8; IPV4] = frame.bytes(network).ok_or(Reason::Malformed)?;
     let header_length = usize::from(header[0] & 0x0f) * 4;
     let length = u16::from_be_bytes([header[2], header[3]]);
@@ -99,6 +107,44 @@ pub fn read(frame: &(impl Frame + ?Sized)) -> Result<Received, Reason> {
     })
 }
 
+/// As [`read`], of ICMPv6; `seed` is that of the addresses' handles.
+///
+/// # Errors
+///
+/// As there.
+#[inline(always)]
+pub fn read_ipv6(frame: &(impl Frame + ?Sized), network: usize, seed: u64) -> Result<Received, Reason> {
+    let outer = packet::ipv6_header::<false>(frame, network)?;
+    let transport = outer.transport;
+    let quoted = transport + ICMP;
+    if outer.protocol != PROTOCOL_IPV6 || quoted + IPV6 + 8 > outer.end || outer.end > frame.length() {
+        return Err(Reason::Icmp);
+    }
+    let [kind, ..]: [u8; ICMP] = *frame.bytes(transport).ok_or(Reason::Malformed)?;
+    if kind >= FIRST_OTHER_IPV6 {
+        return Err(Reason::Icmp);
+    }
+    if quoted + IPV6 > MAX_TRANSPORT {
+        return Err(Reason::ExtensionHeaders);
+    }
+    let inner = packet::ipv6_header::<false>(frame, quoted).map_err(|_| Reason::Icmp)?;
+    let ports = inner.transport;
+    let [a, b, c, d, ..]: [u8; 8] = *frame.bytes(ports).ok_or(Reason::Icmp)?;
+    let (source, destination) = packet::ipv6_addresses(frame, quoted).ok_or(Reason::Icmp)?;
+    let protocol = inner.protocol | tuple::IPV6;
+    let tuple = Tuple::from_raw(protocol, (handle(source, seed), 0), (handle(destination, seed), 0));
+    Ok(Received {
+        network: network as u16,
+        transport: transport as u16,
+        quoted: quoted as u16,
+        ports: ports as u16,
+        length: (outer.end - network) as u16,
+        service_type: outer.service_type,
+        time_to_live: outer.time_to_live,
+        tuple: Tuple { ports: u32::from_ne_bytes([a, b, c, d]), ..tuple },
+    })
+}
+
 /// Replaces an address of an IPv4 header, whatever it was, and mends the header's checksum.
 #[inline(always)]
 pub fn replace_address(header: &mut [u8; IPV4], end: End, address: [u8; 4]) {
@@ -126,14 +172,37 @@ pub fn mend(header: &mut [u8; ICMP], delta: Delta) {
     header[3] = checksum[1];
 }
 
+/// What the addresses and the port that are replaced in a message of ICMPv6 make of its checksum, which covers the address
+/// around it as well as what it quotes. Addresses loaded natively as two words.
+#[inline(always)]
+pub fn delta_ipv6(outside: ([u64; 2], [u64; 2]), inside: ([u64; 2], [u64; 2]), port: Delta) -> Delta {
+    [outside, inside].into_iter().fold(port, |delta, ([a, b], [c, d])| {
+        let delta = delta.replace(a.to_ne_bytes(), c.to_ne_bytes());
+        delta.replace(b.to_ne_bytes(), d.to_ne_bytes())
+    })
+}
+
+/// The sum of what the checksum of an ICMPv6 message of this length covers besides it.
+#[inline(always)]
+pub fn pseudo_header(source: [u64; 2], destination: [u64; 2], length: u16) -> Sum {
+    let [a, b, c, d] = [source[0], source[1], destination[0], destination[1]].map(u64::to_ne_bytes);
+    let addresses = Sum::ZERO.with(&a).with(&b).with(&c).with(&d);
+    addresses.with(&length.to_be_bytes()).with(&[0, PROTOCOL_IPV6])
+}
+
 /// Type and code of the error that tells a client why its packet was not forwarded, if one does.
 #[inline(always)]
-pub const fn error_for(reason: Reason) -> Option<(u8, u8)> {
+pub const fn error_for(reason: Reason, ipv6: bool) -> Option<(u8, u8)> {
     match reason {
         // IPVS says "port unreachable" for TCP too.
+        Reason::NoDestination if ipv6 => Some((UNREACHABLE_IPV6, 4)),
         Reason::NoDestination => Some((UNREACHABLE, 3)),
+        // "Address unreachable", as from IPVS.
+        Reason::NoRoute if ipv6 => Some((UNREACHABLE_IPV6, 3)),
         Reason::NoRoute => Some((UNREACHABLE, 1)),
+        Reason::TooBig if ipv6 => Some((TOO_BIG_IPV6, 0)),
         Reason::TooBig => Some((UNREACHABLE, 4)),
+        Reason::TimeExceeded if ipv6 => Some((TIME_EXCEEDED_IPV6, 0)),
         Reason::TimeExceeded => Some((TIME_EXCEEDED, 0)),
         _ => None,
     }
@@ -145,10 +214,18 @@ pub const fn may_be_told(source: [u8; 4]) -> bool {
     source[0] != 0 && source[0] != 127 && source[0] < 224
 }
 
+/// As [`may_be_told`], of IPv6, loaded natively as two words.
+#[inline(always)]
+pub const fn may_be_told_ipv6(source: [u64; 2]) -> bool {
+    // Neither multicast, nor nobody's, nor the sender's own.
+    source[0].to_ne_bytes()[0] != 0xff && (source[0] != 0 || u64::from_be(source[1]) > 1)
+}
+
 /// How many bytes of a packet of this length an error of ours quotes.
 #[inline(always)]
-pub const fn quoted(length: u16) -> u16 {
-    if length < MOST_QUOTED { length } else { MOST_QUOTED }
+pub const fn quoted(length: u16, ipv6: bool) -> u16 {
+    let most = if ipv6 { LONGEST_IPV6 - ERROR_IPV6 as u16 } else { LONGEST - ERROR as u16 };
+    if length < most { length } else { most }
 }
 
 /// What an error of ours says.
@@ -196,6 +273,33 @@ pub fn write_error(
     header[26..28].copy_from_slice(&message.mtu.to_be_bytes());
     let checksum = quote.with(&header[IPV4..]).finish();
     header[22..24].copy_from_slice(&checksum);
+}
+
+/// Writes IPv6 and ICMPv6 header of an error, as [`write_error`]. Addresses loaded natively as two words.
+#[inline(always)]
+pub fn write_error_ipv6(
+    header: &mut [u8; ERROR_IPV6],
+    source: [u64; 2],
+    destination: [u64; 2],
+    message: Message,
+    quote: Sum,
+) {
+    let length = ICMP as u16 + message.quoted;
+    header[..4].copy_from_slice(&[0x60, 0, 0, 0]);
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    header[6] = PROTOCOL_IPV6;
+    header[7] = 64;
+    let words = [source[0], source[1], destination[0], destination[1]];
+    for (place, word) in header[8..].as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *place = word.to_ne_bytes();
+    }
+    header[40] = message.kind;
+    header[41] = message.code;
+    header[42..46].copy_from_slice(&[0, 0, 0, 0]);
+    header[46..48].copy_from_slice(&message.mtu.to_be_bytes());
+    let sum = quote.and(pseudo_header(source, destination, length));
+    let checksum = sum.with(&header[IPV6..]).finish();
+    header[42..44].copy_from_slice(&checksum);
 }
 
 /// A limit on errors: so many a second, and a twentieth of that at once. (The Linux stack's own limit is 1,000 a second
@@ -247,6 +351,12 @@ mod tests {
 
     #[test]
     fn who_is_told() {
+        let told = |address: &str| {
+            let address = address.parse::<core::net::Ipv6Addr>().unwrap().octets();
+            may_be_told_ipv6(zerocopy::transmute!(address))
+        };
+        assert!(told("fd00::1") && told("::2") && told("fe80::1") && told("0:0:0:1::"));
+        assert!(["::", "::1", "ff02::1"].iter().all(|nobody| !told(nobody)));
         assert!(may_be_told([10, 0, 0, 1]) && may_be_told([223, 1, 1, 1]));
         assert!(
             [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]]
@@ -265,6 +375,19 @@ mod tests {
             prop_assert_eq!(Sum::ZERO.with(&header[IPV4..]).with(&payload).finish(), [0, 0]);
             prop_assert_eq!((header[1], header[20], header[21]), (0xda, 3, 4));
             prop_assert_eq!([header[26], header[27]], mtu.to_be_bytes());
+        }
+
+        #[test]
+        fn ipv6_errors_have_right_checksums(
+            payload in proptest::collection::vec(any::<u8>(), 48..1232), mtu: u16, addresses: [[u64; 2]; 2]
+        ) {
+            let message = Message { kind: 2, code: 0, mtu, quoted: payload.len() as u16, service_type: 0xbb };
+            let mut header = [0xff; ERROR_IPV6];
+            write_error_ipv6(&mut header, addresses[0], addresses[1], message, Sum::ZERO.with(&payload));
+            let pseudo = pseudo_header(addresses[0], addresses[1], 8 + payload.len() as u16);
+            prop_assert_eq!(pseudo.with(&header[IPV6..]).with(&payload).finish(), [0, 0]);
+            prop_assert_eq!(&header[..8], &[0x60, 0, 0, 0, header[4], header[5], 58, 64]);
+            prop_assert_eq!([header[46], header[47]], mtu.to_be_bytes());
         }
 
         #[test]

@@ -258,6 +258,57 @@ pub(crate) fn ipv6<const FRAGMENTS: bool>(
     network: usize,
     seed: u64,
 ) -> Result<(Packet, u32), Reason> {
+    let Ipv6Header { protocol, transport, end, service_type, time_to_live, fragment } =
+        ipv6_header::<FRAGMENTS>(frame, network)?;
+    if protocol == icmp::PROTOCOL_IPV6 {
+        return Err(Reason::Icmp);
+    }
+    let length = (end - network) as u16;
+    let later = FRAGMENTS && fragment.is_some_and(|fragment| fragment.is_later);
+    let behind = transport_length(protocol)?;
+    if transport + if later { 0 } else { behind } > end || end > frame.length() {
+        return Err(Reason::Malformed);
+    }
+    let (source, destination) = ipv6_addresses(frame, network).ok_or(Reason::Malformed)?;
+    let (ports, tcp_flags) = if later { ([0; 4], 0) } else { read_transport(frame, protocol, transport)? };
+    let tuple =
+        Tuple::from_raw(protocol | tuple::IPV6, (handle(source, seed), 0), (handle(destination, seed), 0));
+    let packet = Packet {
+        tuple: Tuple { ports: u32::from_ne_bytes(ports), ..tuple },
+        network: network as u16,
+        transport: if later { Packet::NO_TRANSPORT } else { transport as u16 },
+        length,
+        counted: match fragment {
+            _ if later => (end - transport) as u16,
+            // The whole datagram has no fragment header.
+            Some(_) if FRAGMENTS => length - FRAGMENT_HEADER as u16,
+            _ => length,
+        },
+        service_type,
+        tcp_flags,
+        time_to_live,
+    };
+    Ok((packet, fragment.map_or(0, |fragment| fragment.identification)))
+}
+
+/// What an IPv6 header and its extension headers say.
+pub(crate) struct Ipv6Header {
+    pub protocol: u8,
+    /// Where begins what is behind them.
+    pub transport: usize,
+    /// Where the packet ends, which the frame need not have.
+    pub end: usize,
+    pub service_type: u8,
+    pub time_to_live: u8,
+    fragment: Option<FragmentHeader>,
+}
+
+/// Reads an IPv6 header that begins at `network`, and its extension headers.
+#[inline(always)]
+pub(crate) fn ipv6_header<const FRAGMENTS: bool>(
+    frame: &(impl Frame + ?Sized),
+    network: usize,
+) -> Result<Ipv6Header, Reason> {
     let header: &[u8; 8] = frame.bytes(network).ok_or(Reason::Malformed)?;
     let [a, b, _, _, e, f, protocol, time_to_live] = *header;
     if a >> 4 != 6 {
@@ -265,34 +316,9 @@ pub(crate) fn ipv6<const FRAGMENTS: bool>(
     }
     // A packet of more than 65,535 bytes would say so in an option, and have a length of 0.
     let length = be16(&[e, f]).checked_add(IPV6 as u16).ok_or(Reason::Malformed)?;
-    let Behind { protocol, offset, fragment } =
-        skip_extensions::<FRAGMENTS>(frame, protocol, network + IPV6)?;
+    let (protocol, transport, fragment) = skip_extensions::<FRAGMENTS>(frame, protocol, network + IPV6)?;
     let end = network + usize::from(length);
-    let later = FRAGMENTS && fragment.is_some_and(|fragment| fragment.is_later);
-    let behind = transport_length(protocol)?;
-    if offset + if later { 0 } else { behind } > end || end > frame.length() {
-        return Err(Reason::Malformed);
-    }
-    let (source, destination) = ipv6_addresses(frame, network).ok_or(Reason::Malformed)?;
-    let (ports, tcp_flags) = if later { ([0; 4], 0) } else { read_transport(frame, protocol, offset)? };
-    let tuple =
-        Tuple::from_raw(protocol | tuple::IPV6, (handle(source, seed), 0), (handle(destination, seed), 0));
-    let packet = Packet {
-        tuple: Tuple { ports: u32::from_ne_bytes(ports), ..tuple },
-        network: network as u16,
-        transport: if later { Packet::NO_TRANSPORT } else { offset as u16 },
-        length,
-        counted: match fragment {
-            _ if later => (end - offset) as u16,
-            // The whole datagram has no fragment header.
-            Some(_) if FRAGMENTS => length - FRAGMENT_HEADER as u16,
-            _ => length,
-        },
-        service_type: a << 4 | b >> 4,
-        tcp_flags,
-        time_to_live,
-    };
-    Ok((packet, fragment.map_or(0, |fragment| fragment.identification)))
+    Ok(Ipv6Header { protocol, transport, end, service_type: a << 4 | b >> 4, time_to_live, fragment })
 }
 
 /// Source and destination address of an IPv6 header, each loaded natively as two words.
@@ -313,14 +339,6 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// Bytes of an IPv6 fragment header.
 const FRAGMENT_HEADER: usize = 8;
 
-/// What is behind extension headers.
-struct Behind {
-    protocol: u8,
-    /// Where that begins.
-    offset: usize,
-    fragment: Option<FragmentHeader>,
-}
-
 /// What a fragment header says.
 #[derive(Clone, Copy)]
 struct FragmentHeader {
@@ -329,17 +347,17 @@ struct FragmentHeader {
     identification: u32,
 }
 
-/// What is behind extension headers.
+/// The protocol behind extension headers, where it begins, and what a fragment header among them said.
 #[inline(always)]
 fn skip_extensions<const FRAGMENTS: bool>(
     frame: &(impl Frame + ?Sized),
     mut protocol: u8,
     mut offset: usize,
-) -> Result<Behind, Reason> {
+) -> Result<(u8, usize, Option<FragmentHeader>), Reason> {
     let mut fragment = None;
     for _ in 0..MAX_EXTENSIONS {
         if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
-            return Ok(Behind { protocol, offset, fragment });
+            return Ok((protocol, offset, fragment));
         }
         let [next, length, c, d]: [u8; 4] = *frame.bytes(offset).ok_or(Reason::Malformed)?;
         let place = be16(&[c, d]);
@@ -353,7 +371,7 @@ fn skip_extensions<const FRAGMENTS: bool>(
                 let identification = u32::from_ne_bytes(*identification);
                 if place & 0xfff8 != 0 {
                     let fragment = Some(FragmentHeader { is_later: true, identification });
-                    return Ok(Behind { protocol: next, offset: offset + FRAGMENT_HEADER, fragment });
+                    return Ok((next, offset + FRAGMENT_HEADER, fragment));
                 }
                 fragment = Some(FragmentHeader { is_later: false, identification });
                 FRAGMENT_HEADER
@@ -372,7 +390,7 @@ fn skip_extensions<const FRAGMENTS: bool>(
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS => {
             Err(Reason::ExtensionHeaders)
         }
-        _ => Ok(Behind { protocol, offset, fragment }),
+        _ => Ok((protocol, offset, fragment)),
     }
 }
 

@@ -156,11 +156,15 @@ pub enum Program {
     Ipv6Tunnel = 10,
     /// `xipvs_general`: a packet of another shape than most have.
     General = 11,
+    /// `xipvs_ipv6_tell`: [`Program::Tell`] for IPv6.
+    Ipv6Tell = 12,
+    /// `xipvs_ipv6_icmp`: [`Program::Icmp`] for IPv6.
+    Ipv6Icmp = 13,
 }
 
 impl Program {
     /// Slots in the program array.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 14;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]
@@ -169,6 +173,8 @@ impl Program {
         match self {
             Self::Slow => Self::Ipv6Slow,
             Self::Open => Self::Ipv6Open,
+            Self::Tell => Self::Ipv6Tell,
+            Self::Icmp => Self::Ipv6Icmp,
             Self::Fragment => Self::Ipv6Fragment,
             Self::Tunnel => Self::Ipv6Tunnel,
             other => other,

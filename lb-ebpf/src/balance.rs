@@ -150,7 +150,7 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
 
 /// Copies what was found to the scratch room; its deadline, if it is still that of `tuple`.
 #[inline(always)]
-fn read_to<const IPV6: bool>(found: Found, scratch: &mut Scratch, tuple: &Tuple) -> Option<u32> {
+pub fn read_to<const IPV6: bool>(found: Found, scratch: &mut Scratch, tuple: &Tuple) -> Option<u32> {
     if IPV6 {
         found.read_ipv6_to(&mut scratch.client_side, &mut scratch.client_addresses, tuple)
     } else {

@@ -219,10 +219,15 @@ pub fn send(
 /// What becomes of a packet that is too large for its next link.
 #[inline(always)]
 fn too_big(context: &XdpContext, packet: &Packet, entry: &Entry, addresses: &Addresses) -> Reason {
-    if packet.tuple.is_ipv6() {
-        return if entry.role == CLIENT_SIDE { Reason::TooBig } else { Reason::ReplyByStack };
-    }
     let mut window = Window::of(context);
+    if packet.tuple.is_ipv6() {
+        if entry.role != CLIENT_SIDE {
+            return Reason::ReplyByStack;
+        }
+        let Some(header) = window.bytes_mut(packet.network.into()) else { return Reason::Malformed };
+        take_hop_ipv6(header);
+        return Reason::TooBig;
+    }
     let Some(header) = window.bytes_mut::<IPV4>(packet.network.into()) else { return Reason::Malformed };
     if header[6] & DONT_FRAGMENT != 0 {
         if entry.role != CLIENT_SIDE {

@@ -5,39 +5,42 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::XdpContext;
+use lb_common::checksum::Sum;
 use lb_common::connection::{Addresses, CLIENT_SIDE, Entry, is_past};
-use lb_common::forward::End;
-use lb_common::icmp::{self as rules, ERROR, Message, Received};
-use lb_common::packet::{Frame, Packet};
+use lb_common::forward::{End, translate_network_ipv6};
+use lb_common::icmp::{self as rules, ERROR, ERROR_IPV6, Message, Received};
+use lb_common::packet::{Frame, Packet, ipv6_addresses};
 use lb_common::reason::Reason;
 
 use crate::forward::{self, NoHop, Verdict};
-use crate::maps::{self, Counted, SettingsRef, Tunnelling};
+use crate::maps::{self, Counted, Scratch, SettingsRef, Tunnelling};
 use crate::packet::{Window, cut, move_head};
 use crate::tunnel::LINK;
-use crate::{clock, connection, sum, tunnel};
+use crate::{balance, clock, connection, sum, tunnel};
 
 /// Tells the sender of the packet in the scratch room why it goes no further. The error goes back the way that the
 /// packet came.
 #[inline(always)]
-pub fn tell(context: &XdpContext) -> Result<Verdict, Reason> {
+pub fn tell<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let settings = maps::settings()?;
     let scratch = maps::scratch()?;
-    let packet = scratch.kept::<false>();
+    let packet = scratch.kept::<IPV6>();
     let reason = scratch.why;
-    let (kind, code) = rules::error_for(reason).ok_or(reason)?;
+    let (kind, code) = rules::error_for(reason, IPV6).ok_or(reason)?;
     let mtu = if reason == Reason::TooBig { next_mtu(&scratch.client_side) } else { 0 };
+    let Addresses { source, destination, .. } = balance::addresses::<IPV6>(context, &packet)?;
     let tuple = packet.tuple;
-    let source = tuple.raw_source().to_ne_bytes();
-    if !rules::may_be_told(source)
+    let (told, from) = (tuple.raw_source().to_ne_bytes(), tuple.raw_destination().to_ne_bytes());
+    if !(if IPV6 { rules::may_be_told_ipv6(source) } else { rules::may_be_told(told) })
         || !scratch.limit.take(clock::now(settings), settings.icmp_rate(), settings.ticks_per_second())
     {
         return Err(reason);
     }
-    let quoted = rules::quoted(packet.length);
+    let quoted = rules::quoted(packet.length, IPV6);
+    let room = if IPV6 { ERROR_IPV6 } else { ERROR };
     let network = usize::from(packet.network);
     let link: [u8; LINK] = *Window::of(context).bytes(0).ok_or(reason)?;
-    if !cut(context, network + usize::from(quoted)) || !move_head(context, -(ERROR as i32)) {
+    if !cut(context, network + usize::from(quoted)) || !move_head(context, -(room as i32)) {
         return Err(reason);
     }
     let mut window = Window::of(context);
@@ -46,14 +49,18 @@ pub fn tell(context: &XdpContext) -> Result<Verdict, Reason> {
     front[..6].copy_from_slice(&link[6..12]);
     front[6..12].copy_from_slice(&link[..6]);
     front[12..].copy_from_slice(&link[12..]);
-    let quote = sum::sum(context, network + ERROR, quoted.into()).ok_or(reason)?;
-    // SAFETY: the helper takes nothing.
-    let identification = unsafe { bpf_get_prandom_u32() } as u16;
+    let quote = sum::sum(context, network + room, quoted.into()).ok_or(reason)?;
     let message = Message { kind, code, mtu, quoted, service_type: packet.service_type };
-    let from = tuple.raw_destination().to_ne_bytes();
     let mut window = Window::of(context);
-    let header = window.bytes_mut(network).ok_or(reason)?;
-    rules::write_error(header, from, source, identification, message, quote);
+    if IPV6 {
+        let header = window.bytes_mut(network).ok_or(reason)?;
+        rules::write_error_ipv6(header, destination, source, message, quote);
+    } else {
+        // SAFETY: the helper takes nothing.
+        let identification = unsafe { bpf_get_prandom_u32() } as u16;
+        let header = window.bytes_mut(network).ok_or(reason)?;
+        rules::write_error(header, from, told, identification, message, quote);
+    }
     maps::count(reason);
     Ok(Verdict::Transmit)
 }
@@ -66,15 +73,17 @@ fn next_mtu(entry: &Entry) -> u16 {
 
 /// Sends an ICMP error about a connection to whom it concerns.
 #[inline(always)]
-pub fn relay(context: &XdpContext) -> Result<Verdict, Reason> {
-    let settings = maps::settings()?;
+pub fn relay<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, _, network) = balance::begin(context)?;
+    let frame = &Window::of(context);
+    let error =
+        if IPV6 { rules::read_ipv6(frame, network, settings.seed())? } else { rules::read(frame, network)? };
     let scratch = maps::scratch()?;
-    let error = scratch.keep_error(rules::read(&Window::of(context))?);
+    scratch.keep_error(error);
     let now = clock::now(settings);
-    // About a packet that went to whom it came from: the flow the other way has the entry.
-    let tuple = error.tuple.reversed();
-    let packet = scratch.keep::<false>(Packet {
-        tuple,
+    scratch.keep::<IPV6>(Packet {
+        // About a packet that went to whom it came from: the flow the other way has the entry.
+        tuple: error.tuple.reversed(),
         network: error.network,
         transport: error.transport,
         length: error.length,
@@ -84,16 +93,17 @@ pub fn relay(context: &XdpContext) -> Result<Verdict, Reason> {
         time_to_live: error.time_to_live,
     });
     scratch.is_untold = true;
-    let entry = &mut scratch.client_side;
-    let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else {
-        return Err(about_client(settings, &error, entry, now));
-    };
-    let deadline = found.read_to(entry, &tuple).ok_or(Reason::Icmp)?;
-    if is_past(deadline, now) {
+    if !look::<IPV6>(false) {
+        return Err(about_client::<IPV6>(context, settings));
+    }
+    let scratch = maps::scratch()?;
+    let (packet, error) = (scratch.kept::<IPV6>(), scratch.kept_error());
+    let Scratch { client_side: entry, client_addresses: addresses, .. } = scratch;
+    if IPV6 && !is_about(context, &error, addresses.destination, addresses.source) {
         return Err(Reason::Icmp);
     }
     let inbound = entry.role == CLIENT_SIDE;
-    if entry.has_twin() && !is_intact(context, &packet) {
+    if entry.has_twin() && !is_intact::<IPV6>(context, &packet)? {
         return Err(Reason::IcmpChecksum);
     }
     let counted = if inbound { Counted::In } else { Counted::Out };
@@ -102,37 +112,76 @@ pub fn relay(context: &XdpContext) -> Result<Verdict, Reason> {
         return Err(if inbound { Reason::TimeExceeded } else { Reason::ReplyByStack });
     }
     if is_past(entry.hop_until, now)
-        && let Err(why) = forward::resolve(context, settings, &packet, entry, &Addresses::default(), now)
+        && let Err(why) = forward::resolve(context, settings, &packet, entry, addresses, now)
     {
-        return without_hop(context, &error, entry, why);
+        return without_hop::<IPV6>(context, &error, entry, addresses, why);
     }
     if entry.is_tunnelled() {
         return forward::go_on_in_tunnel(Tunnelling::Send);
     }
     if entry.has_twin() {
-        translate(context, &error, entry).ok_or(Reason::Malformed)?;
+        translate::<IPV6>(context, &error, entry, addresses).ok_or(Reason::Malformed)?;
     }
     forward::hand_over(context, &packet, entry)
 }
 
+/// Whether the quoted packet, of IPv6, is one between these two: its handles say so only nearly for sure.
+#[inline(always)]
+fn is_about(context: &XdpContext, error: &Received, source: [u64; 2], destination: [u64; 2]) -> bool {
+    ipv6_addresses(&Window::of(context), error.quoted.into()) == Some((source, destination))
+}
+
 /// An error that may be about a packet which goes to its destination as it came: counted, and passed as it is.
 #[inline(always)]
-fn about_client(settings: SettingsRef, error: &Received, entry: &mut Entry, now: u32) -> Reason {
-    let tuple = error.tuple;
-    let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else {
+fn about_client<const IPV6: bool>(context: &XdpContext, settings: SettingsRef) -> Reason {
+    if !look::<IPV6>(true) {
         return Reason::Icmp;
-    };
-    let Some(deadline) = found.read_to(entry, &tuple) else { return Reason::Icmp };
-    if entry.role != CLIENT_SIDE || entry.has_twin() || is_past(deadline, now) {
+    }
+    let Ok(scratch) = maps::scratch() else { return Reason::Internal };
+    let error = scratch.kept_error();
+    let Scratch { client_side: entry, client_addresses: addresses, .. } = scratch;
+    if entry.role != CLIENT_SIDE
+        || entry.has_twin()
+        || IPV6 && !is_about(context, &error, addresses.source, addresses.destination)
+    {
         return Reason::Icmp;
     }
     maps::count_packet(settings, entry.destination, Counted::Out, error.length);
     Reason::DirectReply
 }
 
+/// Finds the living entry of the packet in the scratch room, or of one the other way, and copies it there.
+#[inline(always)]
+fn look<const IPV6: bool>(reversed: bool) -> bool {
+    icmp_look(u32::from(IPV6), u32::from(reversed)) != 0
+}
+
+/// [`look`], once for all.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn icmp_look(ipv6: u32, reversed: u32) -> u32 {
+    let (Ok(settings), Ok(scratch)) = (maps::settings(), maps::scratch()) else { return 0 };
+    let tuple = if ipv6 == 0 { scratch.kept::<false>().tuple } else { scratch.kept::<true>().tuple };
+    let tuple = if reversed == 0 { tuple } else { tuple.reversed() };
+    let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else { return 0 };
+    let deadline = if ipv6 == 0 {
+        balance::read_to::<false>(found, scratch, &tuple)
+    } else {
+        balance::read_to::<true>(found, scratch, &tuple)
+    };
+    let now = clock::now(settings);
+    u32::from(deadline.is_some_and(|deadline| !is_past(deadline, now)))
+}
+
 /// What is done with an error whose next hop is not known.
 #[inline(always)]
-fn without_hop(context: &XdpContext, error: &Received, entry: &Entry, why: NoHop) -> Result<Verdict, Reason> {
+fn without_hop<const IPV6: bool>(
+    context: &XdpContext,
+    error: &Received,
+    entry: &Entry,
+    addresses: &Addresses,
+    why: NoHop,
+) -> Result<Verdict, Reason> {
     let reason = match why {
         NoHop::Refused(reason) => return Err(reason),
         NoHop::Neighbour if entry.is_tunnelled() => {
@@ -143,33 +192,55 @@ fn without_hop(context: &XdpContext, error: &Received, entry: &Entry, why: NoHop
         NoHop::Local => Reason::LocalDestination,
     };
     if entry.has_twin() {
-        translate(context, error, entry).ok_or(Reason::Malformed)?;
+        translate::<IPV6>(context, error, entry, addresses).ok_or(Reason::Malformed)?;
     }
     Err(reason)
 }
 
 /// Whether the message's checksum is right.
 #[inline(always)]
-fn is_intact(context: &XdpContext, packet: &Packet) -> bool {
+fn is_intact<const IPV6: bool>(context: &XdpContext, packet: &Packet) -> Result<bool, Reason> {
     let header = packet.transport.wrapping_sub(packet.network);
     let length = packet.length.wrapping_sub(header);
-    sum::sum(context, packet.transport.into(), length.into()).is_some_and(|sum| sum.finish() == [0, 0])
+    let sum = sum::sum(context, packet.transport.into(), length.into()).ok_or(Reason::Malformed)?;
+    let besides = if IPV6 {
+        let Addresses { source, destination, .. } = balance::addresses::<true>(context, packet)?;
+        rules::pseudo_header(source, destination, length)
+    } else {
+        Sum::ZERO
+    };
+    Ok(sum.and(besides).finish() == [0, 0])
 }
 
 /// Replaces the address and the port that a NAT connection replaces: around the message, and in what it quotes at the
 /// other end.
 #[inline(always)]
-fn translate(context: &XdpContext, error: &Received, entry: &Entry) -> Option<()> {
+fn translate<const IPV6: bool>(
+    context: &XdpContext,
+    error: &Received,
+    entry: &Entry,
+    addresses: &Addresses,
+) -> Option<()> {
     let (outside, inside) = if entry.role == CLIENT_SIDE {
         (End::Destination, End::Source)
     } else {
         (End::Source, End::Destination)
     };
-    let (address, port) = (entry.address.to_ne_bytes(), entry.port.to_ne_bytes());
+    let (network, quoted) = (usize::from(error.network), usize::from(error.quoted));
     let mut window = Window::of(context);
-    rules::replace_address(window.bytes_mut(error.network.into())?, outside, address);
-    rules::replace_address(window.bytes_mut(error.quoted.into())?, inside, address);
-    let delta = rules::replace_port(window.bytes_mut(error.ports.into())?, inside, port);
+    let port = rules::replace_port(window.bytes_mut(error.ports.into())?, inside, entry.port.to_ne_bytes());
+    let delta = if IPV6 {
+        let (around, about) = (ipv6_addresses(&window, network)?, ipv6_addresses(&window, quoted)?);
+        // The two ends are at opposite ends.
+        let replaced = if entry.role == CLIENT_SIDE { (around.1, about.0) } else { (around.0, about.1) };
+        translate_network_ipv6(window.bytes_mut(network)?, outside, addresses.other);
+        translate_network_ipv6(window.bytes_mut(quoted)?, inside, addresses.other);
+        rules::delta_ipv6((replaced.0, addresses.other), (replaced.1, addresses.other), port)
+    } else {
+        rules::replace_address(window.bytes_mut(network)?, outside, entry.address.to_ne_bytes());
+        rules::replace_address(window.bytes_mut(quoted)?, inside, entry.address.to_ne_bytes());
+        port
+    };
     rules::mend(window.bytes_mut(error.transport.into())?, delta);
     Some(())
 }

@@ -54,13 +54,13 @@ pub fn xipvs_general(context: XdpContext) -> u32 {
 /// Balances a packet of a known flow, whatever it does to it; leaves the making of connections to [`xipvs_open`].
 #[xdp]
 pub fn xipvs_slow(context: XdpContext) -> u32 {
-    act::<false>(&context, or_tell(balance::any::<false>(&context)))
+    act::<false>(&context, or_tell::<false>(balance::any::<false>(&context)))
 }
 
 /// Makes a connection and sends its first packet on.
 #[xdp]
 pub fn xipvs_open(context: XdpContext) -> u32 {
-    act::<false>(&context, or_tell(open::open::<false>(&context)))
+    act::<false>(&context, or_tell::<false>(open::open::<false>(&context)))
 }
 
 /// [`xipvs`] for IPv6.
@@ -74,37 +74,49 @@ pub fn xipvs_ipv6(context: XdpContext) -> u32 {
 // Else the compiler finds it too large to be one function with its entry, whose frame there is no room for on the stack.
 #[inline(always)]
 pub fn xipvs_ipv6_slow(context: XdpContext) -> u32 {
-    act::<true>(&context, balance::any::<true>(&context))
+    act::<true>(&context, or_tell::<true>(balance::any::<true>(&context)))
 }
 
 /// [`xipvs_open`] for IPv6.
 #[xdp]
 pub fn xipvs_ipv6_open(context: XdpContext) -> u32 {
-    act::<true>(&context, open::open::<true>(&context))
+    act::<true>(&context, or_tell::<true>(open::open::<true>(&context)))
 }
 
 /// Sends a packet of a known flow into its tunnel, whatever that takes.
 #[xdp]
 pub fn xipvs_tunnel(context: XdpContext) -> u32 {
-    act::<false>(&context, or_tell(tunnel::send::<false>(&context)))
+    act::<false>(&context, or_tell::<false>(tunnel::send::<false>(&context)))
 }
 
 /// [`xipvs_tunnel`] for IPv6.
 #[xdp]
 pub fn xipvs_ipv6_tunnel(context: XdpContext) -> u32 {
-    act::<true>(&context, tunnel::send::<true>(&context))
+    act::<true>(&context, or_tell::<true>(tunnel::send::<true>(&context)))
 }
 
 /// Tells the sender of a packet why it goes no further.
 #[xdp]
 pub fn xipvs_tell(context: XdpContext) -> u32 {
-    act::<false>(&context, icmp::tell(&context))
+    act::<false>(&context, icmp::tell::<false>(&context))
 }
 
 /// Sends an ICMP error about a connection to whom it concerns.
 #[xdp]
 pub fn xipvs_icmp(context: XdpContext) -> u32 {
-    act::<false>(&context, icmp::relay(&context))
+    act::<false>(&context, icmp::relay::<false>(&context))
+}
+
+/// [`xipvs_tell`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6_tell(context: XdpContext) -> u32 {
+    act::<true>(&context, icmp::tell::<true>(&context))
+}
+
+/// [`xipvs_icmp`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6_icmp(context: XdpContext) -> u32 {
+    act::<true>(&context, icmp::relay::<true>(&context))
 }
 
 /// Balances a fragment, by what is known of its datagram's ports.
@@ -121,9 +133,9 @@ pub fn xipvs_ipv6_fragment(context: XdpContext) -> u32 {
 
 /// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.
 #[inline(always)]
-fn or_tell(outcome: Result<Verdict, Reason>) -> Result<Verdict, Reason> {
+fn or_tell<const IPV6: bool>(outcome: Result<Verdict, Reason>) -> Result<Verdict, Reason> {
     let reason = match outcome {
-        Err(reason) if lb_common::icmp::error_for(reason).is_some() => reason,
+        Err(reason) if lb_common::icmp::error_for(reason, IPV6).is_some() => reason,
         other => return other,
     };
     let scratch = maps::scratch()?;

@@ -46,6 +46,7 @@ pub fn general(context: &XdpContext) -> Result<Verdict, Reason> {
 #[inline(always)]
 pub fn ipv6(context: &XdpContext) -> Result<Verdict, Reason> {
     let (settings, packet) = match balance::read::<true>(context) {
+        Err(Reason::Icmp) => return Ok(Verdict::GoOn(Program::Icmp)),
         Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
         other => other?,
     };

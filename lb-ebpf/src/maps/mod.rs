@@ -225,14 +225,18 @@ impl Scratch {
         self.kept::<IPV6>()
     }
 
-    /// As [`Scratch::keep`], of an ICMP error that came in.
+    /// Puts an ICMP error that came in here.
     #[inline(always)]
-    pub fn keep_error(&mut self, error: Received) -> Received {
+    pub fn keep_error(&mut self, error: Received) {
         // SAFETY: a live place for a plain value.
-        unsafe {
-            write_volatile(&mut self.error, error);
-            read_volatile(&self.error)
-        }
+        unsafe { write_volatile(&mut self.error, error) };
+    }
+
+    /// The ICMP error as it was put here.
+    #[inline(always)]
+    pub fn kept_error(&self) -> Received {
+        // SAFETY: reading a plain value from a live place.
+        unsafe { read_volatile(&self.error) }
     }
 
     /// The packet's headers as they were put here, by this program or the one that went on in it.

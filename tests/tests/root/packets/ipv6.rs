@@ -10,7 +10,7 @@ use xipvs::table::ConnectionReport;
 use super::fixture::{Action, CLIENTS, Fixture, SERVERS, TO_CLIENT, to_server};
 use super::frame::{ACK, FIN, Mac, RST, SYN};
 
-const WEB: &str = "-A -t [fd00:1::100]:80 -s rr
+pub const WEB: &str = "-A -t [fd00:1::100]:80 -s rr
     -a -t [fd00:1::100]:80 -r [fd00:2::11]:8080 -m
     -A -u [fd00:1::100]:53 -s rr
     -a -u [fd00:1::100]:53 -r [fd00:2::11]:5353 -m
@@ -21,49 +21,49 @@ const WEB: &str = "-A -t [fd00:1::100]:80 -s rr
     -a -t [fd00:1::100]:82 -r [fd00:2::12]:82 -m
     -a -t [fd00:1::100]:82 -r [fd00:2::13]:82 -m";
 
-fn at(address: &str, port: u16) -> SocketAddrV6 {
+pub fn at(address: &str, port: u16) -> SocketAddrV6 {
     SocketAddrV6::new(address.parse().unwrap(), port, 0, 0)
 }
 
-fn client(port: u16) -> SocketAddrV6 {
+pub fn client(port: u16) -> SocketAddrV6 {
     at("fd00:1::10", port)
 }
 
-fn vip(port: u16) -> SocketAddrV6 {
+pub fn vip(port: u16) -> SocketAddrV6 {
     at("fd00:1::100", port)
 }
 
 /// A frame in words; all checksums are computed from nothing.
 #[derive(Clone)]
-struct Frame {
-    link: [Mac; 2],
-    source: SocketAddrV6,
-    destination: SocketAddrV6,
-    hop_limit: u8,
+pub struct Frame {
+    pub link: [Mac; 2],
+    pub source: SocketAddrV6,
+    pub destination: SocketAddrV6,
+    pub hop_limit: u8,
     /// Extension headers: kind and content from the third byte on.
-    extensions: Vec<(u8, Vec<u8>)>,
+    pub extensions: Vec<(u8, Vec<u8>)>,
     /// Flags of a segment; none for a datagram.
-    flags: Option<u8>,
-    payload: Vec<u8>,
+    pub flags: Option<u8>,
+    pub payload: Vec<u8>,
 }
 
 impl Frame {
-    fn tcp(source: SocketAddrV6, destination: SocketAddrV6, flags: u8) -> Self {
+    pub fn tcp(source: SocketAddrV6, destination: SocketAddrV6, flags: u8) -> Self {
         let link = [[0x02; 6], [0x04; 6]];
         let flags = Some(flags);
         Self { link, source, destination, hop_limit: 64, extensions: Vec::new(), flags, payload: Vec::new() }
     }
 
-    fn udp(source: SocketAddrV6, destination: SocketAddrV6, payload: &[u8]) -> Self {
+    pub fn udp(source: SocketAddrV6, destination: SocketAddrV6, payload: &[u8]) -> Self {
         Self { flags: None, payload: payload.into(), ..Self::tcp(source, destination, 0) }
     }
 
     /// The frame a hop further on.
-    fn sent(&self, link: [Mac; 2], source: SocketAddrV6, destination: SocketAddrV6) -> Vec<u8> {
+    pub fn sent(&self, link: [Mac; 2], source: SocketAddrV6, destination: SocketAddrV6) -> Vec<u8> {
         Self { link, source, destination, hop_limit: self.hop_limit - 1, ..self.clone() }.bytes()
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let (source, destination) = (self.source.ip().octets(), self.destination.ip().octets());
         let (from, to) = (self.source.port(), self.destination.port());
         let mut header =
@@ -95,7 +95,7 @@ impl Frame {
 }
 
 /// Connections, packets and bytes in, packets and bytes out, active, inactive of a destination.
-fn counted(fixture: &mut Fixture, port: u16) -> [u64; 7] {
+pub fn counted(fixture: &mut Fixture, port: u16) -> [u64; 7] {
     let table = fixture.director.table().unwrap();
     let entry = table.entries.into_iter().find(|entry| match entry.service.service.key {
         xipvs::table::ServiceKey::Address { port: of_service, .. } => of_service == port,

@@ -15,6 +15,7 @@ mod flood;
 mod fragments;
 mod full_table;
 mod icmp;
+mod icmp_ipv6;
 mod ipv6;
 mod load;
 mod malformed;

@@ -41,6 +41,8 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Ipv6Fragment, "xipvs_ipv6_fragment"),
     (Program::Ipv6Tunnel, "xipvs_ipv6_tunnel"),
     (Program::General, "xipvs_general"),
+    (Program::Ipv6Tell, "xipvs_ipv6_tell"),
+    (Program::Ipv6Icmp, "xipvs_ipv6_icmp"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";
