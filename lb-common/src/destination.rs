@@ -123,14 +123,31 @@ impl Counters {
     }
 }
 
-/// Counters padded to a cache line, as they lie in the map: slot `cpu * destinations + destination`.
+/// Where packets of clients go: the way to a destination, as one CPU looked it up.
+#[doc(alias = "ip_vs_dest_dst")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Hop {
+    /// Tick until which it is good.
+    pub until: u32,
+    /// Interface; 0 while nothing was looked up.
+    pub interface: u32,
+    /// As [`crate::connection::Entry::link`].
+    pub link: [u32; 3],
+    /// As [`crate::connection::Entry::mtu`].
+    pub mtu: u16,
+    /// As [`crate::connection::Entry::vlan`].
+    pub vlan: u16,
+}
+
+/// What a CPU has of a destination, a cache line: slot `cpu * destinations + destination`.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct CounterLine {
     /// The counters.
     pub counters: Counters,
-    /// Fills the line.
-    pub reserved: [u64; 3],
+    /// The way there, for new connections.
+    pub hop: Hop,
 }
 
 const _: () = assert!(size_of::<Destination>() == 128 && size_of::<CounterLine>() == 64);

@@ -157,16 +157,29 @@ fn slot_at(position: u64) -> Option<usize> {
     if slot < WAYS { Some(slot) } else { None }
 }
 
-/// A copy of a flow's entry if it is at home and nobody is writing it: what the steady state needs, and nothing that calls a
-/// function.
+/// What is at home of a flow.
+pub enum AtHome {
+    /// A whole copy of its entry.
+    Entry(Entry),
+    /// Nothing: the table has no such flow.
+    Nothing,
+    /// One has to look closer: it is displaced, or being written.
+    Unclear,
+}
+
+/// Looks for a flow's entry at home: what the steady state needs, and nothing that calls a function.
 ///
 /// Looks into the slot first that most entries lie in, so that a packet reads one line of the table.
 #[inline(always)]
-pub fn read_at_home(home: Home, tuple: &Tuple) -> Option<Entry> {
-    let set = SetRef::at(home.set)?;
-    match set.entry(home.slot()).try_read(tuple) {
-        None => set.entry(slot_of(set, home.tag)?).try_read(tuple),
-        found => found,
+pub fn read_at_home(home: Home, tuple: &Tuple) -> AtHome {
+    let Some(set) = SetRef::at(home.set) else { return AtHome::Unclear };
+    if let Some(entry) = set.entry(home.slot()).try_read(tuple) {
+        return AtHome::Entry(entry);
+    }
+    match slot_of(set, home.tag) {
+        Some(slot) => set.entry(slot).try_read(tuple).map_or(AtHome::Unclear, AtHome::Entry),
+        None if set.displaced() == 0 => AtHome::Nothing,
+        None => AtHome::Unclear,
     }
 }
 

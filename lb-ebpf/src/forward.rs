@@ -70,6 +70,11 @@ pub fn resolve(
 ) -> Result<(), NoHop> {
     let client_side = entry.role == CLIENT_SIDE;
     let tuple = packet.tuple;
+    // As in IPVS, the way to a destination does not depend on who sends packets there.
+    let shared = client_side && !tuple.is_ipv6() && !entry.is_tunnelled();
+    if shared && maps::recall_hop(settings, entry, now) {
+        return Ok(());
+    }
     let fib = maps::lookup().ok_or(NoHop::Refused(Reason::Internal))?;
     fib.l4_protocol = tuple.transport();
     fib.ifindex = context.ingress_ifindex() as u32;
@@ -153,6 +158,9 @@ pub fn resolve(
     entry.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
     let timeout = settings.timeout(steady_state(entry.protocol));
     entry.hop_until = now.wrapping_add(quantum(timeout, settings.ticks_per_second()));
+    if shared {
+        maps::remember_hop(settings, entry);
+    }
     Ok(())
 }
 

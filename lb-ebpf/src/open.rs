@@ -39,8 +39,10 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let now = clock::now(settings);
     scratch.client_addresses = balance::addresses::<IPV6>(context, &packet)?;
     let seen = &scratch.client_addresses;
-    let slot =
-        service::find(settings, &tuple, seen, context.ingress_ifindex() as u32).ok_or(Reason::NoService)?;
+    let Some(slot) = service::find(settings, &tuple, seen, context.ingress_ifindex() as u32) else {
+        // It only looked like the beginning of a connection.
+        return Ok(Verdict::GoOn(Program::Slow));
+    };
     let service = ServiceRef::at(slot).ok_or(Reason::Internal)?;
     if tuple.transport() == Protocol::Tcp.number() && !opens(settings, packet.tcp_flags) {
         return Err(Reason::NoConnection);

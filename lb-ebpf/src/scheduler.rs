@@ -141,60 +141,29 @@ extern "C" fn look_on(offset: u32, look: *mut Look) -> i64 {
     zero_or_one(look.try_bucket(bucket))
 }
 
-macro_rules! searches {
-    ($cursor:ident, $ladder:ident; $($name:ident = $new:expr;)+) => {
-        /// A search that any of the list-scanning schedulers makes.
-        #[derive(Clone, Copy)]
-        enum AnySearch {
-            $($name($name),)+
-        }
-
-        impl AnySearch {
-            /// The search of the scheduler with this number. None if it is not one that searches.
-            #[inline(always)]
-            fn new(scheduler: u32, $cursor: Cursor, $ladder: Ladder) -> Option<Self> {
-                // Compared one by one: the compiler would make a table, which is nothing that a BPF program can have.
-                $(if opaque(scheduler.into()) == Scheduler::$name as u64 {
-                    return Some(Self::$name($new));
-                })+
-                None
-            }
-        }
-
-        impl Search for AnySearch {
-            #[inline(always)]
-            fn first(&self) -> u32 {
-                match self { $(Self::$name(search) => search.first(),)+ }
-            }
-
-            #[inline(always)]
-            fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
-                match self { $(Self::$name(search) => search.consider(position, candidate),)+ }
-            }
-
-            #[inline(always)]
-            fn again(&mut self) -> bool {
-                match self { $(Self::$name(search) => search.again(),)+ }
-            }
-
-            #[inline(always)]
-            fn finish(&self) -> (Option<u32>, Cursor) {
-                match self { $(Self::$name(search) => search.finish(),)+ }
-            }
-        }
-    };
-}
-
-searches! { cursor, ladder;
-    RoundRobin = RoundRobin::new(cursor);
-    WeightedRoundRobin = WeightedRoundRobin::new(cursor, ladder);
-    LeastConnections = LeastConnections::new();
-    WeightedLeastConnections = WeightedLeastConnections::new();
-    ShortestExpectedDelay = ShortestExpectedDelay::new();
-    NeverQueue = NeverQueue::new();
-    WeightedFailOver = WeightedFailOver::new();
-    WeightedOverflow = WeightedOverflow::new();
-    TwoChoices = TwoChoices::new([random(), random()]);
+/// The position that the search of the set's scheduler chooses. None if the scheduler is not one that searches.
+#[inline(always)]
+fn by_search(line: u32, set: SetHeaderRef, header: &SetHeader) -> Option<u32> {
+    let ladder = Ladder { divisor: header.divisor, top: header.top };
+    // Compared one by one: the compiler would make a table, which is nothing that a BPF program can have.
+    let scheduler = opaque(header.scheduler.into());
+    macro_rules! searches {
+        ($($name:ident => $choice:expr,)+) => {
+            $(if scheduler == Scheduler::$name as u64 { return $choice; })+
+        };
+    }
+    searches! {
+        RoundRobin => with_cursor(line, set, header, RoundRobin::new),
+        WeightedRoundRobin => with_cursor(line, set, header, |cursor| WeightedRoundRobin::new(cursor, ladder)),
+        LeastConnections => search(line, header, LeastConnections::new()).0,
+        WeightedLeastConnections => search(line, header, WeightedLeastConnections::new()).0,
+        ShortestExpectedDelay => search(line, header, ShortestExpectedDelay::new()).0,
+        NeverQueue => search(line, header, NeverQueue::new()).0,
+        WeightedFailOver => search(line, header, WeightedFailOver::new()).0,
+        WeightedOverflow => search(line, header, WeightedOverflow::new()).0,
+        TwoChoices => search(line, header, TwoChoices::new([random(), random()])).0,
+    }
+    None
 }
 
 /// A random number.
@@ -206,20 +175,25 @@ fn random() -> u32 {
 
 /// A pass over the list.
 #[derive(Clone, Copy)]
-struct Pass {
-    search: AnySearch,
+struct Pass<S> {
+    search: S,
     line: u32,
     length: u32,
     first: u32,
 }
 
-/// Runs a search from the set's cursor and moves that on; again if another CPU moved it first.
+/// Searches from the set's cursor and moves that on; again if another CPU moved it first.
 #[inline(always)]
-fn by_search(line: u32, set: SetHeaderRef, header: &SetHeader) -> Option<u32> {
+fn with_cursor<S: Search + 'static>(
+    line: u32,
+    set: SetHeaderRef,
+    header: &SetHeader,
+    new: impl Fn(Cursor) -> S,
+) -> Option<u32> {
     let mut choice = None;
     for _ in 0..ATTEMPTS {
         let before = set.cursor();
-        let (position, after) = search(line, header, before)?;
+        let (position, after) = search(line, header, new(before.into()));
         choice = position;
         if after == before || set.move_cursor(before, after) {
             break;
@@ -228,29 +202,29 @@ fn by_search(line: u32, set: SetHeaderRef, header: &SetHeader) -> Option<u32> {
     choice
 }
 
-/// One search: the choice, and the cursor after it. None if the scheduler is not one that searches.
+/// One search: the choice, and the cursor after it.
+///
+/// Compiled for each scheduler apart, as is its loop's callback: what is done for each of thousands of destinations should
+/// not ask each time which scheduler it is.
 #[inline(always)]
-fn search(line: u32, header: &SetHeader, cursor: u64) -> Option<(Option<u32>, u64)> {
-    let ladder = Ladder { divisor: header.divisor, top: header.top };
-    let search = AnySearch::new(header.scheduler, cursor.into(), ladder)?;
-    let mut pass = maps::keep_search(Pass { search, line: line + 1, length: header.length, first: 0 })?;
+fn search<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> (Option<u32>, u64) {
+    let pass = Pass { search, line: line + 1, length: header.length, first: 0 };
+    let Some(mut pass) = maps::keep_search(pass) else { return (None, 0) };
     for _ in 0..MAX_PASSES {
         pass.first = pass.search.first();
         // The helper takes a pointer to the stack only: so it gets one to where the pointer to the pass lies.
         // SAFETY: the callback has the signature that the helper calls, and gets the pointer it expects.
-        unsafe { bpf_loop(header.length, consider as *mut c_void, (&raw mut pass).cast(), 0) };
+        unsafe { bpf_loop(header.length, consider::<S> as *mut c_void, (&raw mut pass).cast(), 0) };
         if !pass.search.again() {
             break;
         }
     }
     let (position, after) = pass.search.finish();
-    // A scheduler without state leaves the cursor alone.
-    let has_state = matches!(pass.search, AnySearch::RoundRobin(_) | AnySearch::WeightedRoundRobin(_));
-    Some((position, if has_state { after.into() } else { cursor }))
+    (position, after.into())
 }
 
 /// The loop's callback: shows the search one destination; 1 ends the loop.
-extern "C" fn consider(index: u32, pass: *mut &mut Pass) -> i64 {
+extern "C" fn consider<S: Search>(index: u32, pass: *mut &mut Pass<S>) -> i64 {
     // SAFETY: `search` passes a live pass, and nothing else has it during the loop.
     let pass = unsafe { &mut **pass };
     let mut position = if pass.first >= pass.length { index } else { pass.first + index };

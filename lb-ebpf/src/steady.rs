@@ -6,13 +6,18 @@
 use aya_ebpf::programs::XdpContext;
 use lb_common::connection::{self as rules, Addresses, Entry, SERVER_SIDE, is_past};
 use lb_common::packet::{self, Family, Packet};
+use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
+use crate::connection::AtHome;
 use crate::forward::{self, Verdict};
 use crate::maps::{self, AddressesRef, Counted, DestinationRef, SettingsRef};
 use crate::packet::Window;
 use crate::{balance, clock, connection, tunnel};
+
+const SYN: u8 = 0x02;
+const SYN_RST_ACK: u8 = 0x16;
 
 /// Balances a packet of the plainest shape; leaves other shapes to [`general`].
 #[inline(always)]
@@ -56,7 +61,11 @@ pub fn ipv6(context: &XdpContext) -> Result<Verdict, Reason> {
 /// Sends a packet of IPv4 on, if its flow is in the steady state.
 #[inline(always)]
 fn flow(context: &XdpContext, settings: SettingsRef, packet: &Packet) -> Option<Result<Verdict, Reason>> {
-    let entry = connection::read_at_home(connection::home(&packet.tuple, settings), &packet.tuple)?;
+    let entry = match connection::read_at_home(connection::home(&packet.tuple, settings), &packet.tuple) {
+        AtHome::Entry(entry) => entry,
+        AtHome::Nothing if begins(packet) => return Some(Ok(Verdict::GoOn(Program::Open))),
+        _ => return None,
+    };
     if !is_steady(settings, packet, &entry) {
         return None;
     }
@@ -98,6 +107,13 @@ fn flow_ipv6(
     }
     count(settings, packet, &entry);
     Some(forward::rewrite(context, packet, &entry, &known))
+}
+
+/// Whether a packet of an unknown flow is likely to begin a connection: then it need not be looked for any more. If no
+/// service takes it, `open` has it looked at whole.
+#[inline(always)]
+fn begins(packet: &Packet) -> bool {
+    packet.tuple.protocol == Protocol::Udp.number() || packet.tcp_flags & SYN_RST_ACK == SYN
 }
 
 /// Whether all that happens to a packet stands in its flow's entry.

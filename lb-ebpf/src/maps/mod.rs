@@ -32,7 +32,7 @@ use crate::machine::opaque;
 
 pub use self::connection::{AddressesRef, EntryRef, SetRef};
 pub use self::settings::{SettingsRef, settings};
-pub use self::stats::{Counted, add_counted, count_packet, count_part, estimate};
+pub use self::stats::{Counted, add_counted, count_packet, count_part, estimate, recall_hop, remember_hop};
 pub use self::table::{
     DestinationRef, ServiceRef, SetHeaderRef, arena_number, service_slot, service_slot_ipv6,
 };

@@ -2,6 +2,7 @@
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
+use lb_common::connection::{Entry, is_past};
 use lb_common::destination::{Counters, DestinationId};
 use lb_common::packet::Packet;
 
@@ -49,6 +50,44 @@ fn count(settings: SettingsRef, destination: DestinationId, what: Counted, numbe
                 write_volatile(connections, read_volatile(connections).wrapping_add(1));
             }
         }
+    }
+}
+
+/// Puts the way to an entry's destination, as this CPU knows it, into the entry; whether it knows one that is good.
+#[inline(always)]
+pub fn recall_hop(settings: SettingsRef, entry: &mut Entry, now: u32) -> bool {
+    let slot = cpu().wrapping_mul(settings.destinations()).wrapping_add(entry.destination);
+    let Some(line) = COUNTERS.get_ptr(slot) else { return false };
+    // SAFETY: the pointer is to an element; only this CPU writes its way, and not while this runs.
+    unsafe {
+        let hop = addr_of!((*line).hop);
+        let until = read_volatile(addr_of!((*hop).until));
+        let interface = read_volatile(addr_of!((*hop).interface));
+        if interface == 0 || is_past(until, now) {
+            return false;
+        }
+        entry.hop_until = until;
+        entry.interface = interface;
+        entry.link = read_volatile(addr_of!((*hop).link));
+        entry.mtu = read_volatile(addr_of!((*hop).mtu));
+        entry.vlan = read_volatile(addr_of!((*hop).vlan));
+    }
+    true
+}
+
+/// Keeps the way to an entry's destination, which the entry has.
+#[inline(always)]
+pub fn remember_hop(settings: SettingsRef, entry: &Entry) {
+    let slot = cpu().wrapping_mul(settings.destinations()).wrapping_add(entry.destination);
+    let Some(line) = COUNTERS.get_ptr_mut(slot) else { return };
+    // SAFETY: as above.
+    unsafe {
+        let hop = addr_of_mut!((*line).hop);
+        write_volatile(addr_of_mut!((*hop).link), entry.link);
+        write_volatile(addr_of_mut!((*hop).mtu), entry.mtu);
+        write_volatile(addr_of_mut!((*hop).vlan), entry.vlan);
+        write_volatile(addr_of_mut!((*hop).interface), entry.interface);
+        write_volatile(addr_of_mut!((*hop).until), entry.hop_until);
     }
 }
 

@@ -11,7 +11,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::connection::{AddressSet, Addresses, Adopted, Adoption, Entry, Set, WAYS};
-use lb_common::destination::{CounterLine, Counters, Destination, DestinationId};
+use lb_common::destination::{CounterLine, Counters, Destination, DestinationId, Hop};
 use lb_common::mark::Rule;
 use lb_common::protocol::{state, tcp};
 use lb_common::reason::{GAVE_WAY, REASON_SLOTS, Reason};
@@ -261,7 +261,7 @@ impl Maps {
     /// Zeroes the counters of a destination's slot that nothing uses.
     pub fn clear_counters(&self, id: DestinationId) {
         let settings = self.settings();
-        let empty = CounterLine { counters: Counters::default(), reserved: [0; 3] };
+        let empty = CounterLine { counters: Counters::default(), hop: Hop::default() };
         for cpu in 0..settings.cpus {
             self.counters.write(cpu * settings.destinations + id, &empty);
         }
