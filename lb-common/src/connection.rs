@@ -8,8 +8,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::protocol::tcp::{self, Direction, Event};
-use crate::protocol::{Protocol, state};
+use crate::protocol::tcp::{self, Event};
+use crate::protocol::{Direction, Protocol, sctp, state};
 use crate::tuple::{IPV6, Tuple};
 
 /// Entries in a set.
@@ -331,10 +331,20 @@ pub const fn is_stale(deadline: u32, now: u32, timeout: u32, ticks_per_second: u
     change.unsigned_abs() > quantum(timeout, ticks_per_second)
 }
 
+/// The state of an SCTP association in which data flows.
+const SCTP_ESTABLISHED: u8 = state::SCTP + sctp::State::Established as u8;
+
 /// The state whose packets need nothing but their entry while its [`Entry::hop_until`] has not come, see [`is_steady`].
 #[inline(always)]
 pub const fn steady_state(protocol: u8) -> u8 {
-    if protocol & !IPV6 == Protocol::Tcp.number() { tcp::State::Established as u8 } else { state::UDP }
+    let protocol = protocol & !IPV6;
+    if protocol == Protocol::Tcp.number() {
+        tcp::State::Established as u8
+    } else if protocol == Protocol::Sctp.number() {
+        SCTP_ESTABLISHED
+    } else {
+        state::UDP
+    }
 }
 
 /// What a packet makes of a connection.
@@ -350,7 +360,7 @@ pub struct Advance {
 
 /// Runs the state machine of a connection's protocol for a packet.
 ///
-/// `protocol` is [`Tuple::protocol`], `tcp_flags` the flag byte of a TCP segment, `out` says that the packet came from the destination. A
+/// `protocol` is [`Tuple::protocol`], `tcp_flags` is [`Packet::tcp_flags`](crate::packet::Packet::tcp_flags), `out` says that the packet came from the destination. A
 /// connection begins in state 0 with [`INACTIVE`] set, and with [`NO_OUTPUT`] unless it is a NAT connection.
 #[doc(alias = "set_tcp_state")]
 #[inline(always)]
@@ -360,6 +370,11 @@ pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> 
         let old = tcp::State::from_number(state).unwrap_or(tcp::State::None);
         let new = tcp::transition(Direction::of(out, no_output), Event::of(tcp_flags), old, false);
         (new as u8, new.is_active())
+    } else if protocol & !IPV6 == Protocol::Sctp.number() {
+        let old = sctp::State::from_number(state.wrapping_sub(state::SCTP)).unwrap_or(sctp::State::None);
+        let event = sctp::Event::from_number(tcp_flags);
+        let new = sctp::transition(Direction::of(out, no_output), event, old);
+        (state::SCTP + new as u8, new.is_active())
     } else {
         (state::UDP, false)
     };
@@ -379,8 +394,10 @@ pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: b
     const FIN_SYN_RST_ACK: u8 = 0x17;
     const ACK: u8 = 0x10;
     let is_tcp = protocol & !IPV6 == Protocol::Tcp.number();
+    let is_sctp = protocol & !IPV6 == Protocol::Sctp.number();
     state == steady_state(protocol)
         && !(is_tcp && tcp_flags & FIN_SYN_RST_ACK != ACK)
+        && !(is_sctp && tcp_flags != sctp::Event::Data as u8)
         && !(out && flags & NO_OUTPUT != 0)
 }
 
@@ -404,7 +421,7 @@ pub const fn unfindable(slot: usize) -> u32 {
     2 * slot as u32 + 2
 }
 
-/// Whether a packet that opens a connection (a SYN) takes the place of a connection in this state.
+/// Whether a packet that opens a connection (a SYN, an INIT) takes the place of a connection in this state.
 ///
 /// `mode` is the sysctl `conn_reuse_mode`. A closed connection gives way in any mode but 0; one that waits for
 /// its last FIN only if bit 1 is set and no packet of the destination was ever seen.
@@ -413,9 +430,11 @@ pub const fn gives_way(state: u8, flags: u8, mode: u32) -> bool {
     const FIN_WAIT: u8 = 4;
     const TIME_WAIT: u8 = 5;
     const CLOSE: u8 = 6;
+    const SCTP_CLOSED: u8 = state::SCTP + sctp::State::Closed as u8;
     mode != 0
         && (state == TIME_WAIT
             || state == CLOSE
+            || state == SCTP_CLOSED
             || (mode & 2 != 0 && state == FIN_WAIT && flags & NO_OUTPUT != 0))
 }
 

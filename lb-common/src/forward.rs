@@ -212,6 +212,30 @@ pub fn translate_udp(header: &mut [u8; 8], end: End, port: [u8; 2], delta: Delta
     header[7] = checksum[1];
 }
 
+/// The bytes of an SCTP header.
+pub const SCTP_PART: usize = 12;
+
+/// Replaces a port of an SCTP header; returns what that changes of the first word, for [`Mending`](crate::crc32c::Mending). Addresses are not
+/// part of the checksum.
+#[inline(always)]
+pub fn replace_sctp_port(header: &mut [u8; SCTP_PART], end: End, port: [u8; 2]) -> u32 {
+    let [a, b, c, d, ..] = *header;
+    let at = if end == End::Source { 0 } else { 2 };
+    header[at] = port[0];
+    header[at + 1] = port[1];
+    let [e, f, g, h, ..] = *header;
+    u32::from_ne_bytes([a, b, c, d]) ^ u32::from_ne_bytes([e, f, g, h])
+}
+
+/// Changes the checksum of an SCTP header.
+#[doc(alias = "sctp_nat_csum")]
+#[inline(always)]
+pub fn mend_sctp(header: &mut [u8; SCTP_PART], change: u32) {
+    let [.., a, b, c, d] = *header;
+    let [a, b, c, d] = (u32::from_ne_bytes([a, b, c, d]) ^ change).to_ne_bytes();
+    (header[8], header[9], header[10], header[11]) = (a, b, c, d);
+}
+
 /// What a translation from one address and port to another makes of the checksums: of the IPv4 header, and of
 /// the transport header, whose pseudo-header has the address too. All bytes in network order.
 #[inline(always)]

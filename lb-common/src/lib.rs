@@ -13,6 +13,7 @@ extern crate std;
 
 pub mod checksum;
 pub mod connection;
+pub mod crc32c;
 pub mod destination;
 pub mod forward;
 pub mod fragment;

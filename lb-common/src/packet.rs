@@ -6,6 +6,7 @@
 
 use crate::icmp;
 use crate::protocol::Protocol;
+use crate::protocol::sctp::Event;
 use crate::reason::Reason;
 use crate::tuple::{self, Tuple, handle};
 
@@ -19,6 +20,8 @@ pub const IPV4: usize = 20;
 pub const IPV6: usize = 40;
 /// Bytes of a TCP header without options.
 pub const TCP: usize = 20;
+/// Bytes of an SCTP header and the first chunk's.
+pub const SCTP: usize = 16;
 /// Bytes of a UDP header.
 pub const UDP: usize = 8;
 /// IPv6 extension headers that are looked behind.
@@ -27,6 +30,9 @@ pub const MAX_EXTENSIONS: usize = 4;
 pub const MAX_TRANSPORT: usize = 200;
 /// VLAN tags that are understood; a frame with more is not ours.
 pub const MAX_TAGS: usize = 2;
+
+/// The type of a chunk.
+const COOKIE_ACK: u8 = 11;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -67,7 +73,7 @@ pub struct Packet {
     pub counted: u16,
     /// The type of service, or traffic class.
     pub service_type: u8,
-    /// The flag byte of a TCP header, else 0.
+    /// The flag byte of a TCP header; of SCTP the number of an [`Event`]; else 0.
     pub tcp_flags: u8,
     /// Time to live, or hop limit, as it arrived.
     pub time_to_live: u8,
@@ -400,6 +406,7 @@ fn transport_length(protocol: u8) -> Result<usize, Reason> {
     match protocol {
         6 => Ok(TCP),
         17 => Ok(UDP),
+        132 => Ok(SCTP),
         _ => Err(Reason::OtherProtocol),
     }
 }
@@ -414,6 +421,14 @@ fn read_transport(
     if protocol == Protocol::Tcp.number() {
         let tcp: &[u8; TCP] = frame.bytes(offset).ok_or(Reason::Malformed)?;
         Ok(([tcp[0], tcp[1], tcp[2], tcp[3]], tcp[13]))
+    } else if protocol == Protocol::Sctp.number() {
+        let sctp: &[u8; SCTP] = frame.bytes(offset).ok_or(Reason::Malformed)?;
+        // The chunk behind a COOKIE ACK, which has nothing in it, may abort. That behind a COOKIE ECHO is not looked for.
+        let next = match frame.bytes::<{ SCTP + 1 }>(offset) {
+            Some(more) if sctp[12] == COOKIE_ACK => Some(more[SCTP]),
+            _ => None,
+        };
+        Ok(([sctp[0], sctp[1], sctp[2], sctp[3]], Event::of(sctp[12], next) as u8))
     } else {
         let udp: &[u8; UDP] = frame.bytes(offset).ok_or(Reason::Malformed)?;
         Ok(([udp[0], udp[1], udp[2], udp[3]], 0))

@@ -60,8 +60,10 @@ sysctls! {
     ExpireQuiescentTemplate = 4, "expire_quiescent_template", 0, [];
     /// 1: what goes around a packet in a tunnel must not be fragmented either if the packet must not.
     PmtuDisc = 5, "pmtu_disc", 1, [];
+    /// 1: any packet of SCTP but an ABORT makes a connection, not an INIT alone.
+    SloppySctp = 6, "sloppy_sctp", 0, [];
     /// 1: any segment but a RST makes a connection, not a SYN alone.
-    SloppyTcp = 6, "sloppy_tcp", 0, [];
+    SloppyTcp = 7, "sloppy_tcp", 0, [];
 }
 
 /// Room for sysctls in the settings; more than there are, so that a new one moves nothing.

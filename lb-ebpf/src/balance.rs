@@ -8,6 +8,7 @@ use lb_common::connection::{self as rules, Addresses, CLIENT_SIDE, Entry, SERVER
 use lb_common::destination::AVAILABLE;
 use lb_common::packet::{self, Family, Packet};
 use lb_common::protocol::Protocol;
+use lb_common::protocol::sctp::Event;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 use lb_common::sysctl::Sysctl;
@@ -200,7 +201,9 @@ fn client_side(entry: &Entry) -> Tuple {
 
 #[inline(always)]
 fn is_opening(packet: &Packet) -> bool {
-    packet.tuple.transport() == Protocol::Tcp.number() && packet.tcp_flags & SYN != 0
+    let transport = packet.tuple.transport();
+    (transport == Protocol::Tcp.number() && packet.tcp_flags & SYN != 0)
+        || (transport == Protocol::Sctp.number() && packet.tcp_flags == Event::Init as u8)
 }
 
 /// A packet whose flow has no entry: an answer of a direct-routing destination, or the first of a connection,

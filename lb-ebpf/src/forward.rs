@@ -6,8 +6,8 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
 use lb_common::connection::{Addresses, CLIENT_SIDE, Entry, quantum, steady_state};
 use lb_common::forward::{
-    End, TCP_PART, take_hop, take_hop_ipv6, translate_network, translate_network_ipv6, translate_tcp,
-    translate_udp,
+    End, TCP_PART, mend_sctp, replace_sctp_port, take_hop, take_hop_ipv6, translate_network,
+    translate_network_ipv6, translate_tcp, translate_udp,
 };
 use lb_common::packet::{ETHERNET, Family, IPV4, IPV6, Packet, UDP, VLAN_TAG};
 use lb_common::protocol::Protocol;
@@ -16,6 +16,7 @@ use lb_common::settings::Program;
 
 use crate::maps::{self, DestinationRef, SettingsRef, Tunnelling};
 use crate::packet::{Window, move_head};
+use crate::sctp;
 
 /// What becomes of a packet that is forwarded, or not decided yet.
 #[derive(Clone, Copy)]
@@ -310,6 +311,14 @@ fn translate(window: &mut Window, packet: &Packet, entry: &Entry, addresses: &Ad
     let delta = Delta::unpack(entry.transport_delta);
     if packet.tuple.transport() == Protocol::Tcp.number() {
         translate_tcp(window.bytes_mut::<TCP_PART>(packet.transport.into())?, end, port, delta);
+    } else if packet.tuple.transport() == Protocol::Sctp.number() {
+        let at = packet.transport.into();
+        let word = replace_sctp_port(window.bytes_mut(at)?, end, port);
+        if word != 0 {
+            let length = packet.length.wrapping_sub(packet.transport.wrapping_sub(packet.network));
+            let change = sctp::sctp_change(word, length.into());
+            mend_sctp(window.bytes_mut(at)?, change);
+        }
     } else {
         translate_udp(window.bytes_mut::<UDP>(packet.transport.into())?, end, port, delta);
     }

@@ -6,6 +6,7 @@
 use aya_ebpf::programs::XdpContext;
 use lb_common::connection::is_past;
 use lb_common::fragment::{self as rules, Ports};
+use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
@@ -24,6 +25,10 @@ pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
         rules::read_ipv4(frame, network)?
     };
     let mut packet = fragment.packet;
+    if packet.tuple.transport() == Protocol::Sctp.number() {
+        // How its checksum changes depends on the length of the whole.
+        return Err(Reason::Fragment);
+    }
     if !settings.concerns(packet.tuple.raw_destination()) && !settings.concerns(packet.tuple.raw_source()) {
         return Err(Reason::NotOurs);
     }

@@ -24,6 +24,7 @@ mod open;
 mod packet;
 mod persistence;
 mod scheduler;
+mod sctp;
 mod service;
 mod stats;
 mod steady;

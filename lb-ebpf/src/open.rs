@@ -11,6 +11,7 @@ use lb_common::connection::{
 use lb_common::forward::{ForwardingMethod, translation, translation_ipv6};
 use lb_common::packet::Packet;
 use lb_common::protocol::Protocol;
+use lb_common::protocol::sctp::Event;
 use lb_common::reason::Reason;
 use lb_common::service::flags;
 use lb_common::settings::Program;
@@ -44,7 +45,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         return Ok(Verdict::GoOn(Program::Slow));
     };
     let service = ServiceRef::at(slot).ok_or(Reason::Internal)?;
-    if tuple.transport() == Protocol::Tcp.number() && !opens(settings, packet.tcp_flags) {
+    if !opens(settings, tuple.transport(), packet.tcp_flags) {
         return Err(Reason::NoConnection);
     }
     if tuple.source_port() == FTP_DATA {
@@ -99,11 +100,17 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     }
 }
 
-/// Whether a TCP segment with these flags may make a connection.
-#[inline(always)]
-fn opens(settings: SettingsRef, tcp_flags: u8) -> bool {
-    let sloppy = settings.sysctl(Sysctl::SloppyTcp) != 0;
-    tcp_flags & RST == 0 && (sloppy || tcp_flags & SYN != 0)
+/// Whether a packet may make a connection: of TCP a SYN, of SCTP an INIT, or by sysctl more; of UDP any.
+#[inline(never)]
+fn opens(settings: SettingsRef, transport: u8, flags: u8) -> bool {
+    let sloppy = |sysctl| settings.sysctl(sysctl) != 0;
+    if transport == Protocol::Tcp.number() {
+        flags & RST == 0 && (flags & SYN != 0 || sloppy(Sysctl::SloppyTcp))
+    } else if transport == Protocol::Sctp.number() {
+        flags != Event::Abort as u8 && (flags == Event::Init as u8 || sloppy(Sysctl::SloppySctp))
+    } else {
+        true
+    }
 }
 
 /// Whether `drop_packet` refuses this new connection: the first of every `am_droprate`.

@@ -61,6 +61,9 @@ pub fn ipv6(context: &XdpContext) -> Result<Verdict, Reason> {
 /// Sends a packet of IPv4 on, if its flow is in the steady state.
 #[inline(always)]
 fn flow(context: &XdpContext, settings: SettingsRef, packet: &Packet) -> Option<Result<Verdict, Reason>> {
+    if has_long_checksum(packet) {
+        return None;
+    }
     let entry = match connection::read_at_home(connection::home(&packet.tuple, settings), &packet.tuple) {
         AtHome::Entry(entry) => entry,
         AtHome::Nothing if begins(packet) => return Some(Ok(Verdict::GoOn(Program::Open))),
@@ -91,6 +94,9 @@ fn flow_ipv6(
     settings: SettingsRef,
     packet: &Packet,
 ) -> Option<Result<Verdict, Reason>> {
+    if has_long_checksum(packet) {
+        return None;
+    }
     let home = connection::home(&packet.tuple, settings);
     // Before the slot is known: Linux 6.1 forgets its bounds over a helper's call.
     let beside = AddressesRef::at(home.set)?;
@@ -114,6 +120,12 @@ fn flow_ipv6(
 #[inline(always)]
 fn begins(packet: &Packet) -> bool {
     packet.tuple.protocol == Protocol::Udp.number() || packet.tcp_flags & SYN_RST_ACK == SYN
+}
+
+/// Whether NAT mends the checksum by more than a few instructions: SCTP's.
+#[inline(always)]
+fn has_long_checksum(packet: &Packet) -> bool {
+    packet.tuple.transport() == Protocol::Sctp.number()
 }
 
 /// Whether all that happens to a packet stands in its flow's entry.

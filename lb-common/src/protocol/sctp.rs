@@ -92,6 +92,23 @@ impl Event {
         }
     }
 
+    /// The event with this number; of others there are none.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Init,
+            2 => Self::InitAck,
+            3 => Self::CookieEcho,
+            4 => Self::CookieAck,
+            5 => Self::Shutdown,
+            6 => Self::ShutdownAck,
+            7 => Self::ShutdownComplete,
+            8 => Self::Error,
+            9 => Self::Abort,
+            _ => Self::Data,
+        }
+    }
+
     /// Whether the chunk after a first one of this type can change the event: COOKIE ECHO, COOKIE ACK.
     #[inline(always)]
     pub const fn needs_next(first: u8) -> bool {

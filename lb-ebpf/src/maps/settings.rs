@@ -75,8 +75,10 @@ impl SettingsRef {
     /// The timeout of a connection state in ticks.
     #[inline(always)]
     pub fn timeout(self, state: u8) -> u32 {
+        // Hidden, because the compiler knows which states there are and would leave the mask out.
+        let state = machine::opaque(state.into()) as usize & 63;
         // SAFETY: as above; the index is masked to the table's length.
-        unsafe { read_volatile(addr_of!((*self.0).timeouts[state as usize & 63])) }
+        unsafe { read_volatile(addr_of!((*self.0).timeouts[state])) }
     }
 
     /// The lowest byte of the epoch.

@@ -13,7 +13,7 @@ use aya_obj::programs::XdpAttachType;
 use lb_common::connection::{AddressSet, Addresses, Adopted, Adoption, Entry, Set, WAYS};
 use lb_common::destination::{CounterLine, Counters, Destination, DestinationId, Hop};
 use lb_common::mark::Rule;
-use lb_common::protocol::{state, tcp};
+use lb_common::protocol::{sctp, state, tcp};
 use lb_common::reason::{GAVE_WAY, REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{LAYOUT, Settings};
@@ -380,7 +380,9 @@ fn timeouts_in_ticks(ticks_per_second: u32, wanted: &Timeouts) -> [u32; state::C
         let seconds = match tcp::State::from_number(number) {
             Some(state) => state.timeout(&settable),
             None if number == state::UDP => wanted.udp,
-            None => 0,
+            None => {
+                sctp::State::from_number(number.wrapping_sub(state::SCTP)).map_or(0, sctp::State::timeout)
+            }
         };
         *timeout = seconds.saturating_mul(ticks_per_second);
     }

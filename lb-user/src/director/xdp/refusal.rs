@@ -4,10 +4,8 @@
 //! recorded commands is refused, and these always, is the test of those on this director. Not here: what kernel IPVS
 //! refuses too, which is looked at first.
 
-use lb_common::protocol::Protocol;
-
 use crate::director::{Error, Result};
-use crate::table::{Service, ServiceKey};
+use crate::table::Service;
 
 /// A row of [`REFUSALS`].
 #[derive(Debug)]
@@ -29,9 +27,6 @@ pub enum Subject {
 
 /// Every refusal; of several that fit the first is said.
 pub const REFUSALS: &[Refusal] = &[
-    service("SCTP (--sctp-service)", |service| {
-        matches!(service.key, ServiceKey::Address { protocol: Protocol::Sctp, .. })
-    }),
     service("the schedulers lblc and lblcr (-s)", |service| {
         matches!(service.scheduler.as_str(), "lblc" | "lblcr")
     }),

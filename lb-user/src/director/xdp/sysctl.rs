@@ -25,7 +25,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("run_estimation", "counting and rates cost the same either way"),
     ("schedule_icmp", "not built yet"),
     ("secure_tcp", "not built yet"),
-    ("sloppy_sctp", "there is no SCTP yet"),
     ("snat_reroute", "answers are routed by the packet program"),
     ("sync_persist_mode", "there is no sync daemon yet"),
     ("sync_ports", "there is no sync daemon yet"),

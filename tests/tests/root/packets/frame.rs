@@ -26,6 +26,14 @@ pub enum Transport {
     Tcp(u8),
     /// A datagram, with a checksum or without.
     Udp { checksum: bool },
+    /// A packet of SCTP with one chunk of this type.
+    Sctp(u8),
+}
+
+/// SCTP's checksum: RFC 9260, appendix A, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32, _| if crc & 1 != 0 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
 }
 
 /// A frame in words.
@@ -76,6 +84,11 @@ impl Frame {
             payload: b"query".to_vec(),
             ..Self::new(source, destination, Transport::Udp { checksum: true })
         }
+    }
+
+    /// A packet of SCTP with one chunk of a type.
+    pub fn sctp(source: SocketAddrV4, destination: SocketAddrV4, kind: u8) -> Self {
+        Self::new(source, destination, Transport::Sctp(kind))
     }
 
     pub fn payload(self, payload: impl Into<Vec<u8>>) -> Self {
@@ -133,6 +146,7 @@ impl Frame {
         let protocol = match self.transport {
             Transport::Tcp(_) => IpNumber::TCP,
             Transport::Udp { .. } => IpNumber::UDP,
+            Transport::Sctp(_) => IpNumber::SCTP,
         };
         let payload = self.transport_bytes().len() as u16;
         let (source, destination) = (self.source.ip().octets(), self.destination.ip().octets());
@@ -169,8 +183,17 @@ impl Frame {
                 }
                 header.to_bytes().to_vec()
             }
+            Transport::Sctp(kind) => {
+                let length = 4 + self.payload.len() as u16;
+                let (ports, tag) = ([from, to].map(u16::to_be_bytes), [0xca, 0xfe, 0xba, 0xbe]);
+                [&ports.concat()[..], &tag, &[0; 4], &[kind, 0], &length.to_be_bytes()].concat()
+            }
         };
         bytes.extend_from_slice(&self.payload);
+        if matches!(self.transport, Transport::Sctp(_)) {
+            let checksum = crc32c(&bytes);
+            bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+        }
         bytes
     }
 

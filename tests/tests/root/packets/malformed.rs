@@ -90,7 +90,7 @@ fn nonsense_passes() {
         ("a later fragment", 20, &[0x20, 185], Fragment),
         ("a last fragment", 20, &[0, 185], Fragment),
         ("ICMP", 23, &[1], Icmp),
-        ("SCTP", 23, &[132], OtherProtocol),
+        ("ESP", 23, &[50], OtherProtocol),
     ];
     for (what, at, bytes, reason) in rows {
         let mut frame = Frame::tcp(client(40000), VIP, SYN).payload([0; 20]).bytes();

@@ -26,6 +26,7 @@ mod one_packet;
 mod opening;
 mod persistence;
 mod schedulers;
+mod sctp;
 mod sysctl;
 mod table_changes;
 mod tcp_states;

@@ -115,6 +115,7 @@ fn what_is_not_there_is_refused_by_name() {
             ("expire_nodest_conn", 0),
             ("expire_quiescent_template", 0),
             ("pmtu_disc", 1),
+            ("sloppy_sctp", 0),
             ("sloppy_tcp", 0)
         ]
     );
