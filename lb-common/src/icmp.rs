@@ -317,7 +317,8 @@ impl Limit {
     /// Takes leave for one error at this tick.
     #[inline(always)]
     pub fn take(&mut self, now: u32, rate: u32, ticks_per_second: u32) -> bool {
-        let elapsed = now.wrapping_sub(self.looked);
+        // The clock may seem to step back by a tick, which must not look like all of time.
+        let elapsed = (now.wrapping_sub(self.looked) as i32).max(0);
         let most = (rate as u64 * ticks_per_second as u64).div_ceil(20).max(ticks_per_second as u64);
         let credit =
             (self.credit as u64 + elapsed as u64 * rate as u64).min(most).min(u32::MAX as u64) as u32;
@@ -343,6 +344,7 @@ mod tests {
         let in_a_second =
             (1..=250).map(|tick| (0..100).filter(|_| limit.take(7_000_000 + tick, 1000, 250)).count());
         assert_eq!(in_a_second.sum::<usize>(), 1000);
+        assert!(!limit.take(7_000_249, 1000, 250), "a step back gives nothing");
         assert!(!limit.take(9_000_000, 0, 250));
         // However few a second, one at least.
         assert!(limit.take(10_000_000, 1, 250) && !limit.take(10_000_001, 1, 250));
