@@ -33,7 +33,8 @@ use lb_common::protocol::state;
 use lb_common::reason::{Fate, Reason};
 use lb_common::settings::{Settings, Vlan};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity, setns, unshare};
+use nix::unistd::Pid;
 use xipvs::cli::names::SystemNames;
 use xipvs::cli::{self, Streams};
 use xipvs::director::Director;
@@ -90,18 +91,27 @@ struct Home {
     network: File,
     mounts: File,
     directory: PathBuf,
+    cpus: CpuSet,
 }
 
 impl Home {
     fn of_this_thread() -> Self {
         let directory = std::env::current_dir().unwrap();
         let (network, mounts) = namespaces();
-        Self { network, mounts, directory }
+        Self { network, mounts, directory, cpus: sched_getaffinity(Pid::from_raw(0)).unwrap() }
+    }
+
+    /// Keeps the thread on the CPU that it is on: each CPU has its own limit of ICMP errors and its own ways to destinations.
+    fn leave_for_one_cpu() {
+        let mut cpus = CpuSet::new();
+        cpus.set(sched_getcpu().unwrap()).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
     }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
+        sched_setaffinity(Pid::from_raw(0), &self.cpus).unwrap();
         enter(&self.network, &self.mounts);
         std::env::set_current_dir(&self.directory).unwrap();
     }
@@ -369,6 +379,7 @@ impl Fixture {
     pub fn with_sets(sets: u32) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let home = Home::of_this_thread();
+        Home::leave_for_one_cpu();
         enter(&WORLD.network, &WORLD.mounts);
         let directory = &WORLD.directory;
         let mut director = Xdp::open(directory).unwrap();
