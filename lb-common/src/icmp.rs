@@ -317,8 +317,9 @@ impl Limit {
     /// Takes leave for one error at this tick.
     #[inline(always)]
     pub fn take(&mut self, now: u32, rate: u32, ticks_per_second: u32) -> bool {
+        let elapsed = now.wrapping_sub(self.looked);
         // The clock may seem to step back by a tick, which must not look like all of time.
-        let elapsed = (now.wrapping_sub(self.looked) as i32).max(0);
+        let elapsed = if elapsed.wrapping_neg() <= ticks_per_second { 0 } else { elapsed };
         let most = (rate as u64 * ticks_per_second as u64).div_ceil(20).max(ticks_per_second as u64);
         let credit =
             (self.credit as u64 + elapsed as u64 * rate as u64).min(most).min(u32::MAX as u64) as u32;
