@@ -14,7 +14,7 @@ pub const AVAILABLE: u8 = 2;
 /// [`Destination::status`]: the service is of IPv6, whatever the destination is.
 pub const OF_IPV6: u8 = 4;
 
-/// A slot of the destination map: a line that is read for every packet, and a line that is written when a
+/// A slot of the destination map: a line that is read when a connection begins or is looked at whole, and a line that is written when a
 /// connection begins, ends or changes state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
