@@ -391,12 +391,11 @@ pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> 
 /// deadline may have to move.
 #[inline(always)]
 pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> bool {
-    const FIN_SYN_RST_ACK: u8 = 0x17;
-    const ACK: u8 = 0x10;
+    const FLAGS: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
     let is_tcp = protocol & !IPV6 == Protocol::Tcp.number();
     let is_sctp = protocol & !IPV6 == Protocol::Sctp.number();
     state == steady_state(protocol)
-        && !(is_tcp && tcp_flags & FIN_SYN_RST_ACK != ACK)
+        && !(is_tcp && tcp_flags & FLAGS != tcp::ACK)
         && !(is_sctp && tcp_flags != sctp::Event::Data as u8)
         && !(out && flags & NO_OUTPUT != 0)
 }

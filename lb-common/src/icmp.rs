@@ -6,7 +6,7 @@
 
 use crate::checksum::{Delta, Sum};
 use crate::forward::End;
-use crate::packet::{self, Frame, IPV4, IPV6, MAX_TRANSPORT};
+use crate::packet::{self, Frame, IPV4, IPV6, MAX_TRANSPORT, field};
 use crate::reason::Reason;
 use crate::tuple::{self, Tuple, handle};
 
@@ -87,9 +87,7 @@ pub fn read(frame: &(impl Frame + ?Sized), network: usize) -> Result<Received, R
         return Err(Reason::Icmp);
     }
     let ports = quoted + usize::from(header[0] & 0x0f) * 4;
-    let addresses: [u8; 8] =
-        [header[12], header[13], header[14], header[15], header[16], header[17], header[18], header[19]];
-    let protocol = header[9];
+    let (addresses, protocol) = (field(header, 12), header[9]);
     let [a, b, c, d, ..]: [u8; 8] = *frame.bytes(ports).ok_or(Reason::Icmp)?;
     Ok(Received {
         network: network as u16,

@@ -186,7 +186,7 @@ pub fn read_plain(frame: &(impl Frame + ?Sized)) -> Option<Packet> {
 
 /// Bytes of a header in one piece, so that they are loaded by one instruction; zeros where it ends before.
 #[inline(always)]
-fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
+pub(crate) fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
     header.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
 
@@ -439,7 +439,40 @@ fn read_transport(
 mod tests {
     use std::vec::Vec;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_plain_packet_is_read_as_any_other(
+            mut frame in proptest::collection::vec(any::<u8>(), 20..80),
+            protocol in prop_oneof![Just(6u8), Just(17), any::<u8>()],
+            length in 0u16..80,
+            odd in 0u8..8,
+        ) {
+            frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0, length as u8]);
+            // Some are tagged, have options, are fragments: all that makes a packet not plain.
+            match odd {
+                0 => frame[12] = 0x81,
+                1 => frame[14] = 0x46,
+                2 => {}
+                _ => frame.resize(frame.len().max(60), 0),
+            }
+            if odd > 1 && frame.len() > 23 {
+                frame[20] &= 0xc0;
+                frame[21] = 0;
+                frame[23] = protocol;
+            }
+            let any = network(&frame[..]).and_then(|(_, network)| read_ipv4(&frame[..], network));
+            let plain = read_plain(&frame[..]);
+            prop_assert!(plain.is_none() || plain == any.ok());
+            let of_a_shape = any.is_ok_and(|packet| {
+                packet.network == 14 && packet.transport == 34 && frame.len() >= 54 && packet.tuple.protocol != 132
+            });
+            prop_assert_eq!(plain.is_some(), of_a_shape);
+        }
+    }
 
     /// An IPv6 packet of UDP port 1 to 2, behind these headers: kind and content from the third byte on.
     fn behind(headers: &[(u8, &[u8])]) -> Vec<u8> {

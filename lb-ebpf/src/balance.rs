@@ -7,8 +7,8 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::connection::{self as rules, Addresses, CLIENT_SIDE, Entry, SERVER_SIDE, is_past, is_stale};
 use lb_common::destination::AVAILABLE;
 use lb_common::packet::{self, Family, Packet};
-use lb_common::protocol::Protocol;
 use lb_common::protocol::sctp::Event;
+use lb_common::protocol::{Protocol, tcp};
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 use lb_common::sysctl::Sysctl;
@@ -19,8 +19,6 @@ use crate::forward::{self, Verdict};
 use crate::maps::{self, Counted, DestinationRef, Scratch, SettingsRef};
 use crate::packet::Window;
 use crate::{clock, service};
-
-const SYN: u8 = 0x02;
 
 /// What the programs look at first. Most packets in the world are not ours.
 #[inline(always)]
@@ -202,7 +200,7 @@ fn client_side(entry: &Entry) -> Tuple {
 #[inline(always)]
 fn is_opening(packet: &Packet) -> bool {
     let transport = packet.tuple.transport();
-    (transport == Protocol::Tcp.number() && packet.tcp_flags & SYN != 0)
+    (transport == Protocol::Tcp.number() && packet.tcp_flags & tcp::SYN != 0)
         || (transport == Protocol::Sctp.number() && packet.tcp_flags == Event::Init as u8)
 }
 

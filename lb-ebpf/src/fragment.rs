@@ -29,7 +29,7 @@ pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
         // How its checksum changes depends on the length of the whole.
         return Err(Reason::Fragment);
     }
-    if !settings.concerns(packet.tuple.raw_destination()) && !settings.concerns(packet.tuple.raw_source()) {
+    if !balance::concerns(settings, &packet.tuple) {
         return Err(Reason::NotOurs);
     }
     let now = clock::now(settings);

@@ -10,8 +10,8 @@ use lb_common::connection::{
 };
 use lb_common::forward::{ForwardingMethod, translation, translation_ipv6};
 use lb_common::packet::Packet;
-use lb_common::protocol::Protocol;
 use lb_common::protocol::sctp::Event;
+use lb_common::protocol::{Protocol, tcp};
 use lb_common::reason::Reason;
 use lb_common::service::flags;
 use lb_common::settings::Program;
@@ -23,9 +23,6 @@ use crate::forward::{self, NoHop, Verdict};
 use crate::maps::{self, Counted, DestinationRef, Scratch, ServiceRef, SettingsRef};
 use crate::persistence::{self, Choice};
 use crate::{balance, clock, scheduler, service};
-
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
 
 /// The port that active FTP's data connections come from; IPVS schedules nothing from it.
 const FTP_DATA: u16 = 20;
@@ -101,11 +98,12 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
 }
 
 /// Whether a packet may make a connection: of TCP a SYN, of SCTP an INIT, or by sysctl more; of UDP any.
+// A function of its own, as there is no room for it on the stack of `xipvs_ipv6_open`.
 #[inline(never)]
 fn opens(settings: SettingsRef, transport: u8, flags: u8) -> bool {
     let sloppy = |sysctl| settings.sysctl(sysctl) != 0;
     if transport == Protocol::Tcp.number() {
-        flags & RST == 0 && (flags & SYN != 0 || sloppy(Sysctl::SloppyTcp))
+        flags & tcp::RST == 0 && (flags & tcp::SYN != 0 || sloppy(Sysctl::SloppyTcp))
     } else if transport == Protocol::Sctp.number() {
         flags != Event::Abort as u8 && (flags == Event::Init as u8 || sloppy(Sysctl::SloppySctp))
     } else {

@@ -6,7 +6,7 @@
 use aya_ebpf::programs::XdpContext;
 use lb_common::connection::{self as rules, Addresses, Entry, SERVER_SIDE, is_past};
 use lb_common::packet::{self, Family, Packet};
-use lb_common::protocol::Protocol;
+use lb_common::protocol::{Protocol, tcp};
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
@@ -15,9 +15,6 @@ use crate::forward::{self, Verdict};
 use crate::maps::{self, AddressesRef, Counted, DestinationRef, SettingsRef};
 use crate::packet::Window;
 use crate::{balance, clock, connection, tunnel};
-
-const SYN: u8 = 0x02;
-const SYN_RST_ACK: u8 = 0x16;
 
 /// Balances a packet of the plainest shape; leaves other shapes to [`general`].
 #[inline(always)]
@@ -119,10 +116,12 @@ fn flow_ipv6(
 /// service takes it, `open` has it looked at whole.
 #[inline(always)]
 fn begins(packet: &Packet) -> bool {
-    packet.tuple.protocol == Protocol::Udp.number() || packet.tcp_flags & SYN_RST_ACK == SYN
+    packet.tuple.protocol == Protocol::Udp.number()
+        || packet.tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::SYN
 }
 
-/// Whether NAT mends the checksum by more than a few instructions: SCTP's.
+/// Whether NAT mends the checksum by more than a few instructions: SCTP's. Asked first, or the verifier would follow SCTP
+/// through all that comes.
 #[inline(always)]
 fn has_long_checksum(packet: &Packet) -> bool {
     packet.tuple.transport() == Protocol::Sctp.number()

@@ -71,15 +71,20 @@ impl Default for Timeouts {
     }
 }
 
+/// A flag of a segment: the sender sends no more.
+pub const FIN: u8 = 0x01;
+/// A flag of a segment: the sender opens the connection.
+pub const SYN: u8 = 0x02;
+/// A flag of a segment: there is no such connection.
+pub const RST: u8 = 0x04;
+/// A flag of a segment: it acknowledges others.
+pub const ACK: u8 = 0x10;
+
 impl Event {
     /// The event of a segment with these flags: the fourteenth byte of its header.
     #[doc(alias = "tcp_state_idx")]
     #[inline(always)]
     pub const fn of(flags: u8) -> Self {
-        const FIN: u8 = 0x01;
-        const SYN: u8 = 0x02;
-        const RST: u8 = 0x04;
-        const ACK: u8 = 0x10;
         if flags & RST != 0 {
             Self::Rst
         } else if flags & SYN != 0 {

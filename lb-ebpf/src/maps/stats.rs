@@ -19,6 +19,12 @@ pub enum Counted {
     New,
 }
 
+/// Where the line lies that a CPU has of a destination.
+#[inline(always)]
+fn slot(settings: SettingsRef, cpu: u32, destination: DestinationId) -> u32 {
+    cpu.wrapping_mul(settings.destinations()).wrapping_add(destination)
+}
+
 /// Counts a packet of `length` bytes for a destination.
 #[inline(always)]
 pub fn count_packet(settings: SettingsRef, destination: DestinationId, what: Counted, length: u16) {
@@ -33,8 +39,7 @@ pub fn count_part(settings: SettingsRef, destination: DestinationId, what: Count
 
 #[inline(always)]
 fn count(settings: SettingsRef, destination: DestinationId, what: Counted, number: u64, length: u16) {
-    let slot = cpu().wrapping_mul(settings.destinations()).wrapping_add(destination);
-    if let Some(line) = COUNTERS.get_ptr_mut(slot) {
+    if let Some(line) = COUNTERS.get_ptr_mut(slot(settings, cpu(), destination)) {
         // SAFETY: the pointer is to an element; only this CPU writes it.
         unsafe {
             let counters = addr_of_mut!((*line).counters);
@@ -56,8 +61,7 @@ fn count(settings: SettingsRef, destination: DestinationId, what: Counted, numbe
 /// Puts the way to an entry's destination, as this CPU knows it, into the entry; whether it knows one that is good.
 #[inline(always)]
 pub fn recall_hop(settings: SettingsRef, entry: &mut Entry, now: u32) -> bool {
-    let slot = cpu().wrapping_mul(settings.destinations()).wrapping_add(entry.destination);
-    let Some(line) = COUNTERS.get_ptr(slot) else { return false };
+    let Some(line) = COUNTERS.get_ptr(slot(settings, cpu(), entry.destination)) else { return false };
     // SAFETY: the pointer is to an element; only this CPU writes its way, and not while this runs.
     unsafe {
         let hop = addr_of!((*line).hop);
@@ -78,8 +82,7 @@ pub fn recall_hop(settings: SettingsRef, entry: &mut Entry, now: u32) -> bool {
 /// Keeps the way to an entry's destination, which the entry has.
 #[inline(always)]
 pub fn remember_hop(settings: SettingsRef, entry: &Entry) {
-    let slot = cpu().wrapping_mul(settings.destinations()).wrapping_add(entry.destination);
-    let Some(line) = COUNTERS.get_ptr_mut(slot) else { return };
+    let Some(line) = COUNTERS.get_ptr_mut(slot(settings, cpu(), entry.destination)) else { return };
     // SAFETY: as above.
     unsafe {
         let hop = addr_of_mut!((*line).hop);
@@ -94,8 +97,7 @@ pub fn remember_hop(settings: SettingsRef, entry: &Entry) {
 /// Adds what a destination has counted on one CPU.
 #[inline(always)]
 pub fn add_counted(settings: SettingsRef, cpu: u32, destination: DestinationId, sum: &mut Counters) {
-    let slot = cpu.wrapping_mul(settings.destinations()).wrapping_add(destination);
-    if let Some(line) = COUNTERS.get_ptr(slot) {
+    if let Some(line) = COUNTERS.get_ptr(slot(settings, cpu, destination)) {
         // SAFETY: the pointer is to an element; another CPU may be counting on, which the next tick sees.
         sum.add(&unsafe { read_volatile(addr_of!((*line).counters)) });
     }
