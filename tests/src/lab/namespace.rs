@@ -136,7 +136,12 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         // Pins would outlive the namespace. Mostly there are none, which xipvs says and nobody needs to hear.
-        let _ = self.xipvs("detach").output();
+        if let Ok(output) = self.xipvs("detach").output() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            if !output.status.success() && !said.contains("nothing is attached or loaded") {
+                eprintln!("detaching in {}: {}", self.name, said.trim_end());
+            }
+        }
         // Processes that were started here and outlived their starter; a namespace with one of them would live on.
         let pids = run(Command::new("ip").args(["netns", "pids", &self.name])).unwrap_or_default();
         for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {

@@ -97,6 +97,19 @@ fn detach_leaves_nothing_behind() -> Result<()> {
 }
 
 #[test]
+fn an_interface_that_lost_its_ipv6_is_detached() -> Result<()> {
+    let lab = Lab::new("lost", 1)?;
+    lab.attach()?;
+    // Too small for IPv6, whose settings go.
+    lab.director.ip(&["link set servers mtu 1000"])?;
+    lab.xipvs("detach")?;
+    assert!(!pins(&lab.director)?.exists());
+    let accept_local = || fs::read_to_string("/proc/sys/net/ipv4/conf/servers/accept_local");
+    assert_eq!(lab.director.enter(accept_local)??, "0\n");
+    Ok(())
+}
+
+#[test]
 fn a_killed_command_is_made_up_for_by_the_next() -> Result<()> {
     const KILLS: u32 = 6;
     let lab = Lab::new("kill", 1)?;

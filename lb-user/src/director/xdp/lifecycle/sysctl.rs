@@ -74,7 +74,11 @@ pub fn restore(pins: &Pins, index: u32, interface: Option<&str>) -> Result<()> {
         for (name, value) in lines.lines().rev().filter_map(|line| line.split_once(' ')) {
             let (family, setting) = name.split_once('/').unwrap_or(("ipv4", name));
             let file = file_of(interface, family, setting);
-            fs::write(&file, value).map_err(|error| refused(file.display(), &error))?;
+            match fs::write(&file, value) {
+                // The interface has gone meanwhile, or has lost its IPv6: nothing is to be given back.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                result => result.map_err(|error| refused(file.display(), &error))?,
+            }
         }
     }
     fs::remove_file(&record).map_err(|error| refused(record.display(), &error))
