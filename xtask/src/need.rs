@@ -131,6 +131,13 @@ pub const NEEDS: &[Need] = &[
         probe: || program("busybox"),
         ways: &[Way::Apt { packages: &["busybox-static"], services: &[] }],
     },
+    // virtme-ng asks it what a kernel image is.
+    Need {
+        name: "file",
+        group: Group::Vm,
+        probe: || program("file"),
+        ways: &[Way::Apt { packages: &["file"], services: &[] }],
+    },
     Need {
         name: "virtme-ng",
         group: Group::Vm,
