@@ -39,6 +39,8 @@ pub struct Need {
 pub enum Way {
     /// Debian packages, and the services that come with them and are not to run by themselves.
     Apt { packages: &'static [&'static str], services: &'static [&'static str] },
+    /// Debian packages from the release's backports, for a machine with others from there that the release's own exclude.
+    Backports(&'static [&'static str]),
     /// A component of rustup's nightly, which is installed if there is none, and not updated if there is one.
     Nightly(&'static str),
     /// Components of the toolchain that this program runs in.
@@ -122,7 +124,10 @@ pub const NEEDS: &[Need] = &[
         name: "qemu",
         group: Group::Vm,
         probe: || program("qemu-system-x86_64"),
-        ways: &[Way::Apt { packages: &["qemu-system-x86"], services: &[] }],
+        ways: &[
+            Way::Apt { packages: &["qemu-system-x86"], services: &[] },
+            Way::Backports(&["qemu-system-x86"]),
+        ],
     },
     // virtme-ng makes an initial file system around it, because Debian's kernel has 9p as a module.
     Need {

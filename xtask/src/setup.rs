@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::command;
-use crate::need::{Group, NEEDS, Need, Way, venv};
+use crate::need::{self, Group, NEEDS, Need, Way, venv};
 use crate::toolchain::Toolchain;
 
 /// How long apt or pip may take. Generous, because a kernel's packages take minutes to configure on a busy machine, and
@@ -91,6 +91,7 @@ impl Installer {
                 command::quietly(command::clean("rustup").args(rustup(way)), RUSTUP)
             }
             Way::Apt { packages, services } => self.apt(packages, services),
+            Way::Backports(packages) => backports(packages),
             Way::BpfLinker => bpf_linker(),
             Way::Python(package) => self.python(package),
             Way::MountBpffs => {
@@ -101,17 +102,14 @@ impl Installer {
     }
 
     fn apt(&self, packages: &[&str], services: &[&str]) -> Result<()> {
-        ensure!(command::is_root(), "installing Debian packages needs root");
-        let _policy = ServicePolicy::forbid()?;
+        let _policy = begin_apt()?;
         if !self.lists_are_fresh.replace(true) {
             // What an interrupted installation left half done; apt refuses to work until it is whole.
             command::quietly(command::clean("dpkg").args(["--configure", "--pending"]), DOWNLOAD)?;
             command::quietly(apt_get().arg("update"), DOWNLOAD)?;
         }
-        // Debian's own rustc and rustc-web exclude each other; a package that is there is never taken away.
-        let options = ["install", "--yes", "--no-install-recommends", "--no-remove"];
         let new: Vec<_> = services.iter().filter(|name| !has_service(name)).collect();
-        command::quietly(apt_get().args(options).args(packages), DOWNLOAD)?;
+        command::quietly(apt_get().args(INSTALL).args(packages), DOWNLOAD)?;
         for service in new {
             // Debian starts a service again at the next boot unless it is told otherwise.
             command::quietly(command::clean("update-rc.d").args([service, "disable"]), DOWNLOAD)?;
@@ -133,6 +131,8 @@ impl Installer {
     }
 }
 
+/// Debian's own rustc and rustc-web exclude each other; a package that is there is never taken away.
+const INSTALL: [&str; 4] = ["install", "--yes", "--no-install-recommends", "--no-remove"];
 const MOUNT: [&str; 4] = ["-t", "bpf", "bpf", "/sys/fs/bpf"];
 const BPF_LINKER: [&str; 7] =
     ["install", "bpf-linker@0.13.0", "--locked", "--no-default-features", "--features", "llvm-22", "--force"];
@@ -141,6 +141,7 @@ impl Way {
     fn describe(&self) -> String {
         match self {
             Self::Apt { packages, .. } => format!("Debian's {}", packages.join(", ")),
+            Self::Backports(packages) => format!("Debian's backports of {}", packages.join(", ")),
             Self::Nightly(component) => format!("rustup's nightly with {component}"),
             Self::HostComponents(names) => format!("rustup's {}", names.join(", ")),
             Self::BpfLinker => "bpf-linker 0.13.0 from crates.io (a minute)".to_owned(),
@@ -153,6 +154,9 @@ impl Way {
     fn remedy(&self) -> String {
         match self {
             Self::Apt { packages, .. } => format!("apt-get install {}", packages.join(" ")),
+            Self::Backports(packages) => {
+                format!("apt-get install -t RELEASE-backports {}", packages.join(" "))
+            }
             Self::Nightly(_) | Self::HostComponents(_) => format!("rustup {}", rustup(self).join(" ")),
             Self::BpfLinker => format!("LLVM_PREFIX=/usr/lib/llvm-22 cargo {}", BPF_LINKER.join(" ")),
             Self::Python(package) => {
@@ -175,6 +179,34 @@ fn rustup(way: &Way) -> Vec<&'static str> {
         Way::HostComponents(names) => [&["component", "add"], names].concat(),
         _ => Vec::new(),
     }
+}
+
+/// Installs from the backports of the release that apt is set up for; its own lists of sources stay as they are.
+fn backports(packages: &[&str]) -> Result<()> {
+    let _policy = begin_apt()?;
+    let targets = ["indextargets", "--format", "$(LABEL) $(CODENAME) $(REPO_URI)", "Created-By: Packages"];
+    let targets = command::output(apt_get().args(targets))?;
+    let release = |line: &str| {
+        let mut words = line.split(' ');
+        let is_release = words.next() == Some("Debian");
+        let (name, address) = (words.next()?.to_owned(), words.next()?.to_owned());
+        (is_release && !name.contains('-')).then_some((name, address))
+    };
+    let (name, address) = targets.lines().find_map(release).context("apt knows no release of Debian")?;
+    let list = need::cache().join("backports.list");
+    fs::create_dir_all(need::cache())?;
+    fs::write(&list, format!("deb {address} {name}-backports main\n"))?;
+    let sources = format!("Dir::Etc::SourceList={}", list.display());
+    command::quietly(apt_get().args(["-o", &sources, "update"]), DOWNLOAD)?;
+    let suite = format!("{name}-backports");
+    let install = [&["-o", &sources, "-t", &suite], &INSTALL[..], packages].concat();
+    command::quietly(apt_get().args(install), DOWNLOAD)
+}
+
+/// What must hold before packages are installed: they start no services for as long as the result lives.
+fn begin_apt() -> Result<ServicePolicy> {
+    ensure!(command::is_root(), "installing Debian packages needs root");
+    ServicePolicy::forbid()
 }
 
 fn bpf_linker() -> Result<()> {
