@@ -13,7 +13,7 @@ macro_rules! sysctls {
         }
 
         impl Sysctl {
-            /// Every sysctl, in the order of their numbers.
+            /// Every sysctl, in the order of their names.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The kernel's name.
@@ -66,16 +66,17 @@ sysctls! {
     SloppyTcp = 7, "sloppy_tcp", 0, [];
 }
 
-/// Room for sysctls in the settings; more than there are, so that a new one moves nothing.
-pub const SYSCTL_SLOTS: usize = 16;
+/// Room for sysctls in the settings, where each lies at its number; more than there are, so that a new one moves nothing.
+pub const SYSCTL_SLOTS: usize = 32;
 
 /// The values of all sysctls at the start.
 pub const DEFAULTS: [u32; SYSCTL_SLOTS] = {
     let mut values = [0; SYSCTL_SLOTS];
-    let mut number = 0;
-    while number < Sysctl::ALL.len() {
-        values[number] = Sysctl::ALL[number].default_value();
-        number += 1;
+    let mut position = 0;
+    while position < Sysctl::ALL.len() {
+        let sysctl = Sysctl::ALL[position];
+        values[sysctl as usize] = sysctl.default_value();
+        position += 1;
     }
     values
 };
@@ -85,10 +86,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_positions_and_defaults_are_allowed() {
-        for (position, sysctl) in Sysctl::ALL.iter().enumerate() {
-            assert_eq!(*sysctl as usize, position);
-            assert_eq!(DEFAULTS[position], sysctl.default_value());
+    fn each_has_a_slot_of_its_own_and_an_allowed_default() {
+        let mut taken = [false; SYSCTL_SLOTS];
+        for sysctl in Sysctl::ALL {
+            assert!(!core::mem::replace(&mut taken[*sysctl as usize], true), "{}", sysctl.name());
+            assert_eq!(DEFAULTS[*sysctl as usize], sysctl.default_value());
             assert!(sysctl.allowed().is_empty() || sysctl.allowed().contains(&sysctl.default_value()));
             assert!(sysctl.explanation().ends_with('.'));
         }
