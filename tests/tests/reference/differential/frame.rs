@@ -7,12 +7,12 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use etherparse::err::packet::BuildWriteError;
 use etherparse::{
-    IpHeaders, Ipv4Header, Ipv4HeaderSlice, Ipv6FlowLabel, Ipv6Header, Ipv6HeaderSlice, PacketBuilder,
-    TcpHeader, TcpSlice, UdpSlice,
+    IpHeaders, IpNumber, Ipv4Header, Ipv4HeaderSlice, Ipv6FlowLabel, Ipv6Header, Ipv6HeaderSlice,
+    PacketBuilder, PacketBuilderStep, TcpHeader, TcpSlice, UdpSlice,
 };
 use lb_common::checksum::Sum;
-use lb_common::protocol::Protocol;
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
@@ -32,6 +32,8 @@ const IPV4_IN_IP: u8 = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const IPV6_IN_IP: u8 = 41;
+pub const ESP: u8 = 50;
+pub const AH: u8 = 51;
 const ICMPV6: u8 = 58;
 
 /// A link address.
@@ -52,17 +54,37 @@ pub fn mac_of(address: IpAddr) -> Mac {
 }
 
 /// A packet that a client or a server sends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Packet {
     /// Destination and source.
     pub link: [Mac; 2],
-    pub protocol: Protocol,
     pub from: SocketAddr,
     pub to: SocketAddr,
-    /// TCP flags.
-    pub flags: u8,
-    /// Bytes behind the transport header.
-    pub payload: usize,
+    pub carried: Carried,
+}
+
+/// What is behind the IP header, with so many bytes behind its own.
+#[derive(Debug, Clone)]
+pub enum Carried {
+    Tcp {
+        flags: u8,
+        payload: usize,
+    },
+    Udp {
+        payload: usize,
+    },
+    /// Of an IP protocol that is not looked into.
+    Other {
+        protocol: u8,
+        payload: usize,
+    },
+    /// An ICMP error about a packet, with the MTU that it tells.
+    Error {
+        kind: u8,
+        code: u8,
+        mtu: u16,
+        about: Vec<u8>,
+    },
 }
 
 impl Packet {
@@ -91,28 +113,53 @@ impl Packet {
         };
         let [to, from] = self.link;
         let step = PacketBuilder::ethernet2(from, to).ip(ip);
-        let payload: Vec<u8> = (0..self.payload).map(|place| place as u8).collect();
+        let counted = |bytes: usize| (0..bytes).map(|place| place as u8).collect::<Vec<u8>>();
         let mut bytes = Vec::new();
         let (from, to) = (self.from.port(), self.to.port());
-        match self.protocol {
-            Protocol::Tcp => {
+        match &self.carried {
+            Carried::Tcp { flags, payload } => {
                 let mut header = TcpHeader::new(from, to, 1000, 4096);
-                let has = |flag| self.flags & flag != 0;
+                let has = |flag| flags & flag != 0;
                 (header.fin, header.syn, header.rst) = (has(FIN), has(SYN), has(RST));
                 (header.psh, header.ack, header.urg) = (has(PSH), has(ACK), has(URG));
                 header.acknowledgment_number = if header.ack { 2000 } else { 0 };
-                step.tcp_header(header).write(&mut bytes, &payload)
+                step.tcp_header(header).write(&mut bytes, &counted(*payload))
             }
-            Protocol::Udp => step.udp(from, to).write(&mut bytes, &payload),
-            Protocol::Sctp => panic!("no packets of SCTP"),
+            Carried::Udp { payload } => step.udp(from, to).write(&mut bytes, &counted(*payload)),
+            Carried::Other { protocol, payload } => {
+                step.write(&mut bytes, IpNumber(*protocol), &counted(*payload))
+            }
+            Carried::Error { kind, code, mtu, about } => {
+                let [high, low] = mtu.to_be_bytes();
+                let message = [&[*kind, *code, 0, 0, 0, 0, high, low][..], about].concat();
+                self.with_checksum(step, &mut bytes, message)
+            }
         }
         .expect("a packet of this size");
         bytes
     }
+
+    /// Writes an ICMP message.
+    fn with_checksum(
+        &self,
+        step: PacketBuilderStep<IpHeaders>,
+        bytes: &mut Vec<u8>,
+        mut message: Vec<u8>,
+    ) -> Result<(), BuildWriteError> {
+        let ends = (self.from.ip(), self.to.ip());
+        let (protocol, sum) = if ends.0.is_ipv4() {
+            (ICMP, Sum::ZERO)
+        } else {
+            (ICMPV6, pseudo_header(ends, ICMPV6, message.len()))
+        };
+        let checksum = sum.with(&message).finish();
+        message[2..4].copy_from_slice(&checksum);
+        step.write(bytes, IpNumber(protocol), &message)
+    }
 }
 
 /// A frame that came out of a director.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Frame {
     /// What it is.
     pub words: String,
@@ -121,7 +168,18 @@ pub struct Frame {
     pub icmp: bool,
     /// The addresses and ports that a server sees: the innermost ones. No ports are 0.
     pub from_to: (SocketAddr, SocketAddr),
+    /// The packet, from its outermost IP header on.
+    packet: Vec<u8>,
 }
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        // What the words leave out is not compared.
+        (&self.words, self.to, self.icmp, self.from_to) == (&other.words, other.to, other.icmp, other.from_to)
+    }
+}
+
+impl Eq for Frame {}
 
 impl Frame {
     /// Puts a frame into words; `None` for what interfaces say by themselves (ARP, multicast).
@@ -137,6 +195,7 @@ impl Frame {
             to,
             icmp: false,
             from_to: (SocketAddr::new([0, 0, 0, 0].into(), 0), SocketAddr::new([0, 0, 0, 0].into(), 0)),
+            packet: packet.to_vec(),
         };
         let next_hop = match to {
             [2, 4, a, b, c, d] => Ipv4Addr::from([a, b, c, d]).to_string(),
@@ -146,6 +205,20 @@ impl Frame {
         let _ = write!(frame.words, "by {next_hop}: ");
         frame.packet(packet, false);
         Some(frame)
+    }
+
+    /// The ends of the packet, outermost IP header, and as much of it as an error of the Linux stack quotes.
+    pub fn quote(&self) -> Option<((IpAddr, IpAddr), Vec<u8>)> {
+        let v4 = Ipv4HeaderSlice::from_slice(&self.packet);
+        let (ends, length, most) = if let Ok(header) = v4 {
+            let ends = (header.source_addr().into(), header.destination_addr().into());
+            (ends, usize::from(header.total_len()), 548)
+        } else {
+            let header = Ipv6HeaderSlice::from_slice(&self.packet).ok()?;
+            let ends = (header.source_addr().into(), header.destination_addr().into());
+            (ends, 40 + usize::from(header.payload_length()), 1232)
+        };
+        Some((ends, self.packet[..length.min(most).min(self.packet.len())].to_vec()))
     }
 
     /// An IP packet, or the beginning of one that an ICMP message quotes.

@@ -154,6 +154,11 @@ impl Stage {
                 side.shell(line);
                 Ok(())
             }
+            Action::Set(name, value) => {
+                self.kernel.set(name, *value);
+                self.xdp.set(name, *value);
+                Ok(())
+            }
             Action::Packets { flows, events } => flows
                 .iter()
                 .flat_map(|flow| events.iter().map(move |event| (flow, event)))

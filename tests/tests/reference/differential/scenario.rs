@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::protocol::Protocol;
 
-use super::frame::{ACK, FIN, PSH, RST, SYN, URG};
+use super::frame::{ACK, AH, ESP, FIN, PSH, RST, SYN, URG};
 
 /// Bytes that a datagram carries unless told otherwise.
 const DATAGRAM: usize = 5;
@@ -34,6 +34,8 @@ pub enum Action {
     Ipvsadm { words: Vec<String>, refused: bool },
     /// A line of shell in the namespace of one director.
     Shell(Whose, String),
+    /// A sysctl of IPVS and its value, on both.
+    Set(String, u32),
     /// Packets of each flow, one flow after the other.
     Packets { flows: Vec<Flow>, events: Vec<Event> },
     /// Compares listings.
@@ -62,10 +64,22 @@ pub struct Flow {
 pub struct Event {
     /// Whether the flow's server sends it, not the client.
     pub answer: bool,
-    /// TCP flags; nothing in a datagram.
+    pub what: What,
+    /// TCP flags; nothing in anything else.
     pub flags: u8,
     /// Bytes behind the transport header.
     pub payload: usize,
+}
+
+/// What an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A packet of the flow's protocol.
+    Own,
+    /// A packet of another IP protocol between the flow's ends.
+    Between(u8),
+    /// An ICMP error of this type and code, with the MTU that it tells.
+    Error { kind: u8, code: u8, mtu: u16 },
 }
 
 impl Scenario {
@@ -95,6 +109,10 @@ fn action(text: &str) -> Result<Action, String> {
         "!ipvsadm" => words(true),
         "kernel:" => Ok(Action::Shell(Whose::Kernel, rest.into())),
         "xdp:" => Ok(Action::Shell(Whose::Xdp, rest.into())),
+        "set" => {
+            let (name, value) = rest.split_once('=').ok_or("set NAME=VALUE")?;
+            Ok(Action::Set(name.into(), value.parse().map_err(|_| "set NAME=VALUE")?))
+        }
         "tcp" => packets(Protocol::Tcp, rest),
         "udp" => packets(Protocol::Udp, rest),
         "check" if rest.is_empty() => Ok(Action::Check),
@@ -128,18 +146,30 @@ fn packets(protocol: Protocol, rest: &str) -> Result<Action, String> {
     Ok(Action::Packets { flows, events })
 }
 
-/// `[<]FLAGS[:BYTES]`
+/// `[<]FLAGS[:BYTES]`, or `[<]!TYPE/CODE[:MTU]`
 fn event(protocol: Protocol, word: &str) -> Result<Event, String> {
     let wrong = || format!("{word} is no event of {}", protocol.name());
     let (answer, rest) = word.strip_prefix('<').map_or((false, word), |rest| (true, rest));
+    if let Some(error) = rest.strip_prefix('!') {
+        let (error, mtu) = error.split_once(':').unwrap_or((error, "0"));
+        let (kind, code) = error.split_once('/').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse().map_err(|_| wrong());
+        let what =
+            What::Error { kind: number(kind)?, code: number(code)?, mtu: mtu.parse().map_err(|_| wrong())? };
+        return Ok(Event { answer, what, flags: 0, payload: 0 });
+    }
     let (kind, payload) = match rest.split_once(':') {
         Some((kind, bytes)) => (kind, Some(bytes.parse().map_err(|_| wrong())?)),
         None => (rest, None),
     };
     if protocol == Protocol::Udp {
-        return (kind == "D")
-            .then_some(Event { answer, flags: 0, payload: payload.unwrap_or(DATAGRAM) })
-            .ok_or_else(wrong);
+        let what = match kind {
+            "D" => What::Own,
+            "ESP" => What::Between(ESP),
+            "AH" => What::Between(AH),
+            _ => return Err(wrong()),
+        };
+        return Ok(Event { answer, what, flags: 0, payload: payload.unwrap_or(DATAGRAM) });
     }
     let flag = |letter| match letter {
         'F' => Some(FIN),
@@ -155,7 +185,7 @@ fn event(protocol: Protocol, word: &str) -> Result<Event, String> {
     if kind.is_empty() {
         return Err(wrong());
     }
-    Ok(Event { answer, flags, payload: payload.unwrap_or(0) })
+    Ok(Event { answer, what: What::Own, flags, payload: payload.unwrap_or(0) })
 }
 
 /// `ADDRESS[-LAST]:PORT[-LAST]`, each range in the address's last part and in the port; ports vary faster.
@@ -214,6 +244,9 @@ mod tests {
             "tcp 1.2.3.4:5 > 1.2.3.4:80",
             "tcp 1.2.3.4 > 1.2.3.4:80 S",
             "udp 1.2.3.4:5 > 1.2.3.4:80 S",
+            "tcp 1.2.3.4:5 > 1.2.3.4:80 ESP",
+            "udp 1.2.3.4:5 > 1.2.3.4:80 !3",
+            "set schedule_icmp",
             "chek",
             "await 3",
         ] {

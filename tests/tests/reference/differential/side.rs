@@ -12,7 +12,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 
 use lb_common::destination::Counters;
+use lb_common::protocol::Protocol;
 use lb_common::settings::Settings;
+use lb_common::sysctl::Sysctl;
 use nix::sched::{CloneFlags, setns};
 use tappers::{Interface, Tap};
 use tests::golden::{self, Printed};
@@ -26,8 +28,8 @@ use xipvs::director::xdp::sizes::Sizes;
 use xipvs::table::Timeouts;
 
 use super::super::namespace;
-use super::frame::{Frame, Mac, Packet, mac_of};
-use super::scenario::{Event, Flow, Whose};
+use super::frame::{ACK, Carried, Frame, Mac, Packet, mac_of};
+use super::scenario::{Event, Flow, What, Whose};
 
 /// The director's link addresses.
 const CLIENTS: Mac = [2, 0, 0, 0, 1, 1];
@@ -44,13 +46,15 @@ pub struct Outcome {
 }
 
 /// Who serves a flow.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Serving {
     link: Mac,
     /// What the server answers from.
     from: SocketAddr,
     /// Whom it answers.
     to: SocketAddr,
+    /// The last packet of the flow that it got.
+    last: Frame,
 }
 
 /// One director.
@@ -97,6 +101,9 @@ impl Side {
         self.serving.clear();
         self.director.flush().unwrap();
         self.director.set_timeouts(&Timeouts::default()).unwrap();
+        for sysctl in Sysctl::ALL {
+            self.set(sysctl.name(), sysctl.default_value());
+        }
         let maps = self.maps.as_ref().expect("the XDP director");
         // A template whose connections end at the same moment as it does may go on for a minute: hence twice.
         for _ in 0..2 {
@@ -147,24 +154,49 @@ impl Side {
     /// Sends a packet of a flow and returns what came of it; `None` if nobody is there to answer.
     pub fn play(&mut self, flow: &Flow, event: &Event) -> Option<Outcome> {
         let (tap, packet) = if event.answer {
-            let Serving { link, from, to } = *self.serving.get(flow)?;
-            (&self.servers, self.packet(flow, event, [SERVERS, link], from, to))
+            let Serving { link, from, to, last } = self.serving.get(flow)?;
+            let carried = carried(flow, event, || last.quote().expect("it was read").1);
+            let (from, to) = match event.what {
+                // To whoever sent it, which is the director if it came through a tunnel.
+                What::Error { .. } => {
+                    let (source, destination) = last.quote()?.0;
+                    (SocketAddr::new(destination, 0), SocketAddr::new(source, 0))
+                }
+                _ => (*from, *to),
+            };
+            (&self.servers, Packet { link: [SERVERS, *link], from, to, carried })
         } else {
             let router = mac_of(if flow.client.is_ipv4() { ROUTER } else { ROUTER6 }.parse().unwrap());
-            (&self.clients, self.packet(flow, event, [CLIENTS, router], flow.client, flow.service))
+            let link = [CLIENTS, router];
+            // An answer, whether or not there was one.
+            let about = || {
+                let own = Event { what: What::Own, flags: ACK, ..*event };
+                let carried = carried(flow, &own, Vec::new);
+                Packet { link, from: flow.service, to: flow.client, carried }.bytes()[14..].to_vec()
+            };
+            let carried = carried(flow, event, about);
+            (&self.clients, Packet { link, from: flow.client, to: flow.service, carried })
         };
         tap.send(&packet.bytes()).expect("the interface is up");
         let outcome = Outcome { clients: read(&self.clients), servers: read(&self.servers) };
-        if let (false, [frame]) = (event.answer, &outcome.servers[..]) {
+        if let (false, What::Own, [frame]) = (event.answer, event.what, &outcome.servers[..]) {
             // What the server sees as its own is what it answers from.
-            let serving = Serving { link: frame.to, from: frame.from_to.1, to: frame.from_to.0 };
-            self.serving.insert(*flow, serving);
+            let (to, from) = frame.from_to;
+            self.serving.insert(*flow, Serving { link: frame.to, from, to, last: frame.clone() });
         }
         Some(outcome)
     }
 
-    fn packet(&self, flow: &Flow, event: &Event, link: [Mac; 2], from: SocketAddr, to: SocketAddr) -> Packet {
-        Packet { link, protocol: flow.protocol, from, to, flags: event.flags, payload: event.payload }
+    /// Gives a sysctl of IPVS a value.
+    pub fn set(&mut self, name: &str, value: u32) {
+        self.enter();
+        match &self.maps {
+            None => fs::write(format!("/proc/sys/net/ipv4/vs/{name}"), value.to_string()).expect(name),
+            Some(_) => {
+                let pins = Pins::find().unwrap();
+                Xdp::open(pins.directory()).unwrap().set_sysctl(name, value).expect(name);
+            }
+        }
     }
 
     /// The listings that have to be the same on both, without times.
@@ -207,6 +239,18 @@ impl Drop for Side {
         if self.whose == Whose::Xdp {
             let _ = lifecycle::detach_all();
         }
+    }
+}
+
+/// What an event's packet carries; `about` makes what an error quotes.
+fn carried(flow: &Flow, event: &Event, about: impl FnOnce() -> Vec<u8>) -> Carried {
+    let (flags, payload) = (event.flags, event.payload);
+    match (event.what, flow.protocol) {
+        (What::Error { kind, code, mtu }, _) => Carried::Error { kind, code, mtu, about: about() },
+        (What::Between(protocol), _) => Carried::Other { protocol, payload },
+        (What::Own, Protocol::Tcp) => Carried::Tcp { flags, payload },
+        (What::Own, Protocol::Udp) => Carried::Udp { payload },
+        (What::Own, Protocol::Sctp) => panic!("no packets of SCTP"),
     }
 }
 
