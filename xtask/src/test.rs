@@ -33,9 +33,6 @@ pub struct Test {
     /// Leave out the tests in the reference VM, which take minutes.
     #[arg(long)]
     no_vm: bool,
-    /// Leave out the comparison with kernel IPVS and the real ipvsadm, which depends on the pace of an emulated machine.
-    #[arg(long)]
-    no_reference: bool,
 }
 
 impl Test {
@@ -61,9 +58,6 @@ impl Test {
         }
         level("the same on the oldest kernel, in the reference VM");
         in_vm("root", &ON_OLDEST_KERNEL)?;
-        if self.no_reference {
-            return Ok(());
-        }
         level("what needs kernel IPVS and the real ipvsadm, in the reference VM");
         // One after the other: they measure how soon things happen, and ask one kernel for all of it.
         in_vm("reference", &["--test-threads=1"])
