@@ -15,6 +15,8 @@ use crate::toolchain::Toolchain;
 pub enum Group {
     /// To build, for the demo and for the tests.
     Core,
+    /// For the tests with real programs, beside those of the demo.
+    Test,
     /// For the lints of `cargo xtask ci`.
     Lint,
     /// For what the benchmark compares with.
@@ -95,6 +97,24 @@ pub const NEEDS: &[Need] = &[
         group: Group::Core,
         probe: || program("curl"),
         ways: &[Way::Apt { packages: &["curl"], services: &[] }],
+    },
+    Need {
+        name: "dnsmasq",
+        group: Group::Test,
+        probe: || program("dnsmasq"),
+        ways: &[Way::Apt { packages: &["dnsmasq-base"], services: &[] }],
+    },
+    Need {
+        name: "drill",
+        group: Group::Test,
+        probe: || program("drill"),
+        ways: &[Way::Apt { packages: &["ldnsutils"], services: &[] }],
+    },
+    Need {
+        name: "vsftpd",
+        group: Group::Test,
+        probe: || program("vsftpd"),
+        ways: &[Way::Apt { packages: &["vsftpd"], services: &["vsftpd"] }],
     },
     Need {
         name: "rustfmt and clippy",

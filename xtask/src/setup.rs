@@ -29,7 +29,7 @@ const POLICY_TEXT: &str =
 
 /// Carries out `cargo xtask setup`.
 pub fn run(vm: bool) -> Result<()> {
-    ensure(&[Group::Core, Group::Lint])?;
+    ensure(&[Group::Core, Group::Test, Group::Lint])?;
     if vm { ensure(&[Group::Vm]) } else { Ok(()) }
 }
 

@@ -19,9 +19,10 @@
 
 pub mod namespace;
 pub mod nginx;
+pub mod program;
 pub mod sockets;
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{self, Output};
@@ -131,6 +132,15 @@ impl Lab {
         let binary = binary();
         ensure!(binary.exists(), "no {}; run `cargo xtask build`", binary.display());
         Ok(self.director.xipvs(words).output()?)
+    }
+
+    /// Runs `xipvs -R` with these lines; fails with what it says when it fails.
+    pub fn restore(&self, rules: &str) -> Result<()> {
+        let file = self.directory.join("rules");
+        fs::write(&file, rules)?;
+        let output = self.director.xipvs("-R").stdin(File::open(&file)?).output()?;
+        ensure!(output.status.success(), "xipvs -R: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+        Ok(())
     }
 
     /// Attaches xipvs to the director's two interfaces.

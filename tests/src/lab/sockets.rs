@@ -40,7 +40,11 @@ pub struct Listener {
 impl Listener {
     /// Starts a TCP server on all addresses of a real server, of both families, the virtual ones included.
     pub fn tcp(server: &Server, port: u16) -> Result<Self> {
-        let listener = server.namespace.listen(any(port))?;
+        Self::of(server, server.namespace.listen(any(port))?)
+    }
+
+    /// Starts such a server with a socket that listens already, one of another protocol perhaps.
+    pub fn of(server: &Server, listener: TcpListener) -> Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self::start(server, move |name| accept(&listener, name)))
     }
@@ -54,7 +58,8 @@ impl Listener {
         Ok(Self::start(server, move |name| answer(&socket, name)))
     }
 
-    fn start(server: &Server, mut serve: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Self {
+    /// Calls a function with the server's name over and over; it is to return after some milliseconds, so that this can end.
+    pub fn start(server: &Server, mut serve: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
         let (end, name) = (Arc::clone(&ends), server.name.clone());
         let thread = thread::spawn(move || {

@@ -22,7 +22,8 @@ fn cookie(namespace: &Namespace) -> Result<String> {
     Ok(namespace.enter(netns::cookie)??.to_string())
 }
 
-fn pins(namespace: &Namespace) -> Result<PathBuf> {
+/// Returns the directory of a namespace's maps and programs.
+pub fn pins(namespace: &Namespace) -> Result<PathBuf> {
     Ok(Path::new("/sys/fs/bpf/xipvs").join(cookie(namespace)?))
 }
 
@@ -140,22 +141,30 @@ fn a_killed_command_is_made_up_for_by_the_next() -> Result<()> {
 
 #[test]
 fn commands_at_the_same_time_do_not_interleave() -> Result<()> {
-    const COMMANDS: u16 = 12;
+    const COMMANDS: u16 = 20;
     let lab = Lab::new("lock", 1)?;
     // Nothing is loaded, so that they compete for that, too.
     thread::scope(|scope| {
         let lab = &lab;
-        let add = move |port| {
-            lab.xipvs(&format!("-A -t {VIP}:{port} -s rr"))?;
-            lab.xipvs(&format!("-a -t {VIP}:{port} -r 10.0.0.11:{port} -m"))
+        let change = move |port: u16| -> Result<()> {
+            let (service, other) = (format!("-t {VIP}:{port}"), format!("-t {VIP}:{}", 1000 + port));
+            lab.xipvs(&format!("-A {service} -s rr"))?;
+            lab.xipvs(&format!("-A {other} -s wlc"))?;
+            lab.xipvs(&format!("-a {service} -r 10.0.0.11:{port} -m"))?;
+            lab.xipvs(&format!("-a {service} -r 10.0.0.12:{port} -m"))?;
+            lab.xipvs(&format!("-e {service} -r 10.0.0.11:{port} -m -w {}", 100 + port))?;
+            lab.xipvs(&format!("-d {service} -r 10.0.0.12:{port}"))?;
+            lab.xipvs(&format!("-D {other}")).map(drop)
         };
-        let running: Vec<_> = (1..=COMMANDS).map(|port| scope.spawn(move || add(port))).collect();
-        running.into_iter().try_for_each(|one| one.join().expect("no panic").map(drop))
+        let running: Vec<_> = (1..=COMMANDS).map(|port| scope.spawn(move || change(port))).collect();
+        running.into_iter().try_for_each(|one| one.join().expect("no panic"))
     })?;
-    let listing = lab.xipvs("-Ln")?;
+    let mut wanted = String::new();
     for port in 1..=COMMANDS {
-        assert!(listing.contains(&format!("{VIP}:{port} rr\n  -> 10.0.0.11:{port} ")), "{listing}");
+        wanted += &format!("-A -t {VIP}:{port} -s rr\n");
+        wanted += &format!("-a -t {VIP}:{port} -r 10.0.0.11:{port} -m -w {}\n", 100 + port);
     }
+    assert_eq!(lab.xipvs("-Sn --sort")?, wanted);
     Ok(())
 }
 

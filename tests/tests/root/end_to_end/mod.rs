@@ -1,0 +1,11 @@
+//! Real clients and real servers around a director that is steered by commands alone; none of them runs meanwhile.
+
+mod changes;
+mod dns;
+mod download;
+mod flood;
+mod ftp;
+mod http;
+mod mtu;
+mod spread;
+mod tunnel_ends;
