@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use xipvs::cli::names::SystemNames;
 use xipvs::cli::{self, Streams, Tool, help, manual};
@@ -16,6 +17,7 @@ use xipvs::director::kernel::Kernel;
 use xipvs::director::xdp::Xdp;
 use xipvs::director::xdp::lifecycle::{self, Mode};
 use xipvs::director::xdp::sizes::Sizes;
+use xipvs::director::xdp::sysctl;
 use xipvs::director::{self, Director};
 use xipvs::netns;
 
@@ -282,7 +284,8 @@ fn enter(name: &str) -> Result<()> {
 fn as_ipvsadm(tool: Tool, director: DirectorName, arguments: &[OsString]) -> u8 {
     let opened: director::Result<Box<dyn Director>> = match director {
         DirectorName::Xdp => open_xdp().map(|director| Box::new(director) as _),
-        DirectorName::Kernel => Kernel::open().map(|director| Box::new(director) as _),
+        DirectorName::Kernel if tool == Tool::Xipvs => Kernel::open().map(|director| Box::new(director) as _),
+        DirectorName::Kernel => Kernel::open_telling().map(|director| Box::new(director) as _),
     };
     let mut director = match opened {
         Ok(director) => director,
@@ -291,8 +294,7 @@ fn as_ipvsadm(tool: Tool, director: DirectorName, arguments: &[OsString]) -> u8 
             return FAILED;
         }
         Err(error) => {
-            eprintln!("Can't initialize ipvs: {error}");
-            eprintln!("Are you sure that IP Virtual Server is built in the kernel or as module?");
+            eprint!("{}", cli::cannot_start(&error));
             return FAILED;
         }
     };
@@ -328,12 +330,22 @@ fn sizes() -> director::Result<Sizes> {
     lifecycle::possible_cpus().map(Sizes::new)
 }
 
-/// What clap says in its first paragraph.
+/// What clap says in its first paragraph, and what it supposes was meant.
 fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<_> = paragraph.trim_start_matches("error: ").split_whitespace().collect();
-    words.join(" ")
+    // Of a command that needs another one it shows the help.
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or_default();
+        return format!("an argument is missing: {usage}");
+    }
+    let mut paragraphs = text.split("\n\n");
+    let first = paragraphs.next().unwrap_or_default().trim_start_matches("error: ");
+    let tip = paragraphs.next().and_then(|text| text.trim_start().strip_prefix("tip: "));
+    let one = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match tip {
+        Some(tip) => format!("{}; {}", one(first), one(tip)),
+        None => one(first),
+    }
 }
 
 /// Carries out one of xipvs's own commands.
@@ -386,10 +398,17 @@ fn own(arguments: &[OsString]) -> Result<u8> {
 /// Sets sysctls, or lists them.
 fn set(settings: &[String], to: &mut dyn Write) -> Result<()> {
     let mut director = open_xdp()?;
+    let mut wanted = Vec::new();
     for setting in settings {
         let (name, value) = setting.split_once('=').with_context(|| format!("{setting}: not NAME=VALUE"))?;
-        let value = value.trim().parse().with_context(|| format!("{setting}: {value:?} is not a number"))?;
-        director.set_sysctl(name.trim(), value)?;
+        let value: u32 =
+            value.trim().parse().map_err(|_| anyhow::anyhow!("{setting}: {value:?} is not a number"))?;
+        sysctl::check(name.trim(), value)?;
+        wanted.push((name.trim(), value));
+    }
+    // All of them or none.
+    for (name, value) in wanted {
+        director.set_sysctl(name, value)?;
     }
     if settings.is_empty() {
         for (sysctl, value) in director.sysctls()? {
@@ -459,6 +478,19 @@ mod tests {
             let entry = format!("\\fB{}", name.replace('-', "\\-"));
             assert!([" ", "\\fR"].iter().any(|end| page.contains(&format!("{entry}{end}"))), "{name}");
             assert!(completion.contains(&format!(" {name} ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line_and_names_what_was_meant() {
+        for (line, said) in [
+            ("xipvs statsu", "unrecognized subcommand 'statsu'; a similar subcommand exists: 'status'"),
+            ("xipvs status --al", "unexpected argument '--al' found; a similar argument exists: '--all'"),
+            ("xipvs attach", "the following required arguments were not provided: <IFACE>..."),
+            ("xipvs mark", "an argument is missing: xipvs mark [OPTIONS] <COMMAND>"),
+        ] {
+            let error = CommandLine::try_parse_from(words(line)).unwrap_err();
+            assert_eq!(in_one_line(&error), said, "{line}");
         }
     }
 

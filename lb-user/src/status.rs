@@ -18,7 +18,7 @@ pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
     }
     let interfaces = lifecycle::attached(&pins)?;
     if interfaces.is_empty() {
-        writeln!(to, "interfaces    none")?;
+        writeln!(to, "interfaces    none; nothing is balanced before `xipvs attach IFACE`")?;
     }
     for (position, (name, mode)) in interfaces.iter().enumerate() {
         let title = if position == 0 { "interfaces" } else { "" };

@@ -52,7 +52,7 @@ fn a_long_name_must_be_written_in_full() {
 fn an_option_that_is_no_command_cannot_come_first() {
     for row in OPTIONS.iter().filter(|row| !matches!(row.meaning, Meaning::Command(_))) {
         let (status, _, stderr) = ask(&[&format!("--{}", row.long), "1", "-L"]);
-        let hint = "Try `xipvs -h' or 'xipvs --help' for more information.\n";
+        let hint = "the first word is a command, such as -A or -Ln; `xipvs --help` lists them\n";
         assert_eq!((status, stderr.as_str()), (255, hint), "--{}", row.long);
     }
 }

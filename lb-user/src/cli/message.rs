@@ -83,6 +83,7 @@ impl Complaint {
     /// Writes it, with what to do about it if `with_advice`; `program` is the name that the program was called by.
     pub fn write(&self, program: &[u8], with_advice: bool, to: &mut dyn Write) -> io::Result<()> {
         let mut line = match self {
+            Self::Try if with_advice => FIRST.into(),
             Self::Try => {
                 [b"Try `", program, b" -h' or '", program, b" --help' for more information."].concat()
             }
@@ -98,6 +99,9 @@ impl Complaint {
         to.write_all(&line)
     }
 }
+
+/// What is said under the name `xipvs` when the first option is no command.
+const FIRST: &str = "the first word is a command, such as -A or -Ln; `xipvs --help` lists them";
 
 /// What to do about a refusal, by ipvsadm's words for it. Said under the name `xipvs` only.
 const ADVICE: [(&str, &str); 9] = [
@@ -157,6 +161,7 @@ fn words(command: CommandKind, error: &Error) -> String {
         Error::NoSuchService if matches!(command, AddDestination | EditDestination | DeleteDestination) => {
             "Service not defined".into()
         }
+        Error::NoIpvs => Error::Errno(libc::ENOPROTOOPT).to_string(),
         Error::Errno(libc::ENOMEM) => "Memory allocation problem".into(),
         Error::Errno(libc::EOPNOTSUPP) => "Operation not supported with IPv6".into(),
         Error::Errno(libc::EAFNOSUPPORT) => "Operation not supported with specified address family".into(),
@@ -234,7 +239,7 @@ mod tests {
             (C::DeleteService, Error::NoSuchService, "No such service"),
             (C::StartDaemon, Error::Errno(libc::ENODEV), "No such device"),
             (C::AddService, Error::Errno(libc::EOPNOTSUPP), "Operation not supported with IPv6"),
-            (C::Clear, Error::Errno(libc::ENOPROTOOPT), "Protocol not available"),
+            (C::Clear, Error::NoIpvs, "Protocol not available"),
             (C::AddService, Error::Unsupported("no SCTP".into()), "no SCTP"),
         ] {
             assert_eq!(refusal(command, &error), Complaint::Refused(text.into()));

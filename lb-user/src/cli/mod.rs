@@ -33,6 +33,7 @@ use std::time::Duration;
 use command::{Command, Listing, Subject};
 use execute::Failure;
 use message::Complaint;
+pub use message::cannot_start;
 use names::Names;
 use options::CommandKind;
 
@@ -159,7 +160,7 @@ impl Session<'_> {
     /// Starts up as the program does, then runs one command line.
     fn run(&mut self, words: &[&[u8]], streams: &mut Streams<'_>) -> u8 {
         if let Err(error) = self.director.info() {
-            let _ = streams.stderr.write_all(message::cannot_start(&error).as_bytes());
+            let _ = streams.stderr.write_all(cannot_start(&error).as_bytes());
             return NOT_STARTED;
         }
         match self.read(words, false) {

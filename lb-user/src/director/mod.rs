@@ -51,6 +51,9 @@ pub enum Error {
     /// The caller lacks CAP_NET_ADMIN (EPERM).
     #[error("Permission denied (you must be root)")]
     PermissionDenied,
+    /// The kernel has no IPVS, nor a module with it (ENOPROTOOPT).
+    #[error("this kernel has no IPVS, and no module ip_vs that could be loaded")]
+    NoIpvs,
     /// Any other error number of the kernel, with the C library's text.
     #[error("{}", errno_text(*.0))]
     Errno(i32),

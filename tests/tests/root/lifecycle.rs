@@ -205,6 +205,10 @@ fn a_driver_without_xdp_is_attached_in_generic_mode_with_a_warning() -> Result<(
     assert!(lab.xipvs("status")?.contains("lo (generic)"));
     let output = lab.xipvs_output("attach lo")?;
     assert!(output.status.success() && self::said(&output).contains("attached already"));
+    // One that is named twice is attached once.
+    lab.xipvs("detach lo")?;
+    assert!(lab.xipvs("status")?.starts_with("interfaces    none;"));
+    lab.xipvs("attach lo lo")?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ mod stats;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufReader};
-use std::process;
+use std::process::{self, Stdio};
 
 use netlink_packet_core::{DecodeError, parse_u32};
 
@@ -38,17 +38,25 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Reaches IPVS, after loading its module if need be; `modprobe` says on stderr why it cannot.
+    /// Reaches IPVS, after loading its module if need be.
     ///
-    /// Fails with ENOPROTOOPT where there is no IPVS, as ipvsadm does, and with
-    /// [`Error::PermissionDenied`] for who is not root.
+    /// Fails with [`Error::NoIpvs`] where there is none, and with [`Error::PermissionDenied`] for who is not root.
     pub fn open() -> Result<Self> {
+        Self::open_after(Stdio::null())
+    }
+
+    /// As [`Kernel::open`], and `modprobe` says on standard error why it cannot load the module, as ipvsadm has it do.
+    pub fn open_telling() -> Result<Self> {
+        Self::open_after(Stdio::inherit())
+    }
+
+    fn open_after(told: Stdio) -> Result<Self> {
         let failed = |error: io::Error| Error::Unavailable(format!("netlink: {error}"));
         let socket = match Socket::open().map_err(failed)? {
             Some(socket) => socket,
             None => {
-                load_module()?;
-                Socket::open().map_err(failed)?.ok_or(Error::Errno(libc::ENOPROTOOPT))?
+                load_module(told)?;
+                Socket::open().map_err(failed)?.ok_or(Error::NoIpvs)?
             }
         };
         let mut kernel = Self { socket };
@@ -218,9 +226,9 @@ fn unreadable(error: DecodeError) -> Error {
     Error::Unsupported(format!("kernel IPVS has {error}"))
 }
 
-/// Runs modprobe as ipvsadm does; what it has to say goes to stderr, whether it succeeds shows afterwards.
-fn load_module() -> Result<()> {
-    match process::Command::new("/sbin/modprobe").args(["--", "ip_vs"]).status() {
+/// Runs modprobe as ipvsadm does; whether it succeeds shows afterwards.
+fn load_module(told: Stdio) -> Result<()> {
+    match process::Command::new("/sbin/modprobe").args(["--", "ip_vs"]).stderr(told).status() {
         Ok(_) => Ok(()),
         Err(error) => {
             let text = format!("this kernel has no IPVS, and /sbin/modprobe does not start: {error}");

@@ -20,7 +20,7 @@ pub mod routing;
 pub mod service;
 mod set;
 pub mod sizes;
-mod sysctl;
+pub mod sysctl;
 
 use std::fs::File;
 use std::mem::offset_of;

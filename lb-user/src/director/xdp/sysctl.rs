@@ -55,12 +55,7 @@ impl Xdp {
     ///
     /// When there is none of that name, or it cannot have that value; the text says which and why.
     pub fn set_sysctl(&mut self, name: &str, value: u32) -> Result<()> {
-        let sysctl = find(name)?;
-        if !sysctl.allowed().is_empty() && !sysctl.allowed().contains(&value) {
-            let allowed: Vec<String> = sysctl.allowed().iter().map(u32::to_string).collect();
-            let text = format!("{name}={value}: it can be {} here", allowed.join(" or "));
-            return Err(Error::Unsupported(text));
-        }
+        let sysctl = check(name, value)?;
         self.change(|maps, _| {
             let offset = offset_of!(Settings, sysctls) + size_of::<u32>() * sysctl as usize;
             maps.settings.store_u32(0, offset, value);
@@ -70,6 +65,20 @@ impl Xdp {
             Ok(())
         })
     }
+}
+
+/// Returns the sysctl of a name, if it can have that value.
+///
+/// # Errors
+///
+/// As of [`Xdp::set_sysctl`].
+pub fn check(name: &str, value: u32) -> Result<Sysctl> {
+    let sysctl = find(name)?;
+    if sysctl.allowed().is_empty() || sysctl.allowed().contains(&value) {
+        return Ok(sysctl);
+    }
+    let allowed: Vec<String> = sysctl.allowed().iter().map(u32::to_string).collect();
+    Err(Error::Unsupported(format!("{name}={value}: it can be {} here", allowed.join(" or "))))
 }
 
 /// The sysctl of a name.

@@ -70,7 +70,13 @@ pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Re
     let replaced = !fresh && load::replace(&pins, &guard)?;
     // Again, because other programs may be attached now.
     let interfaces = interface::list(&mut routing)?;
-    let wanted: Vec<&Interface> = names.iter().map(|name| find(&interfaces, name)).collect::<Result<_>>()?;
+    let mut wanted: Vec<&Interface> = Vec::new();
+    for name in names {
+        let interface = find(&interfaces, name)?;
+        if !wanted.iter().any(|other| other.index == interface.index) {
+            wanted.push(interface);
+        }
+    }
     forget_missing(&pins, &interfaces)?;
 
     let mut made: Vec<Attached> = Vec::new();
