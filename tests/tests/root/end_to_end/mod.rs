@@ -7,5 +7,6 @@ mod flood;
 mod ftp;
 mod http;
 mod mtu;
+mod sctp;
 mod spread;
 mod tunnel_ends;

@@ -1,0 +1,91 @@
+//! SCTP of the kernel at both ends, by NAT with port translation and by direct routing, of both families.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, listen, socket};
+use tests::lab::namespace::PATIENCE;
+use tests::lab::sockets::{Listener, greeting};
+use tests::lab::{CLIENT, CLIENT_IPV6, Lab, Server, VIP, VIP_IPV6};
+
+/// Makes a socket that is bound to one address: associations of others tell all addresses of their host, of which NAT
+/// knows nothing.
+fn bound(to: SocketAddr) -> Result<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, Some(ipproto::SCTP)).context("SCTP")?;
+    bind(&socket, &to).with_context(|| to.to_string())?;
+    Ok(socket)
+}
+
+fn serve(server: &Server, on: impl Into<SocketAddr>) -> Result<Listener> {
+    let on = on.into();
+    let socket = server.namespace.enter(|| -> Result<OwnedFd> {
+        let socket = bound(on)?;
+        listen(&socket, 16)?;
+        Ok(socket)
+    })??;
+    // For what is done with it there is no difference to TCP.
+    Listener::of(server, TcpListener::from(socket))
+}
+
+fn associate(lab: &Lab, to: SocketAddr) -> Result<TcpStream> {
+    let from = if to.is_ipv4() { IpAddr::from(CLIENT) } else { CLIENT_IPV6.into() };
+    lab.client.enter(|| -> Result<TcpStream> {
+        let socket = TcpStream::from(bound(SocketAddr::new(from, 0))?);
+        socket.set_read_timeout(Some(PATIENCE))?;
+        // It limits how long connecting takes, too.
+        socket.set_write_timeout(Some(PATIENCE))?;
+        connect(&socket, &to).with_context(|| format!("associating with {to}"))?;
+        Ok(socket)
+    })?
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; that of the reference VM has it"]
+fn associations_are_spread_and_carry_data() -> Result<()> {
+    let modprobe = Command::new("modprobe").arg("sctp").output()?;
+    ensure!(modprobe.status.success(), "{}", String::from_utf8_lossy(&modprobe.stderr));
+    let lab = Lab::new("sctp", 2)?;
+    let mut listeners = Vec::new();
+    for server in &lab.servers {
+        listeners.push(serve(server, (server.address, 9900))?);
+        listeners.push(serve(server, (server.address_ipv6, 9900))?);
+        listeners.push(serve(server, (VIP, 9001))?);
+        listeners.push(serve(server, (VIP_IPV6, 9001))?);
+    }
+    lab.attach()?;
+    for (service, method) in [(9000, "-m"), (9001, "-g")] {
+        lab.xipvs(&format!("-A --sctp-service {VIP}:{service} -s rr"))?;
+        lab.xipvs(&format!("-A --sctp-service [{VIP_IPV6}]:{service} -s rr"))?;
+        let port = if method == "-m" { 9900 } else { service };
+        for server in &lab.servers {
+            let (v4, v6) = (server.address, server.address_ipv6);
+            lab.xipvs(&format!("-a --sctp-service {VIP}:{service} -r {v4}:{port} {method}"))?;
+            lab.xipvs(&format!("-a --sctp-service [{VIP_IPV6}]:{service} -r [{v6}]:{port} {method}"))?;
+        }
+    }
+    let data: Vec<u8> = (0..20_000).map(|at| (at % 251) as u8).collect();
+    for vip in [IpAddr::from(VIP), VIP_IPV6.into()] {
+        for port in [9000, 9001] {
+            let service = SocketAddr::new(vip, port);
+            let mut served = BTreeMap::new();
+            for _ in 0..4 {
+                let mut stream = associate(&lab, service)?;
+                let answer = greeting(&stream).with_context(|| service.to_string())?;
+                *served.entry(answer.server).or_insert(0) += 1;
+                stream.write_all(&data)?;
+                let mut back = vec![0; data.len()];
+                stream.read_exact(&mut back)?;
+                assert!(back == data, "{service}: other bytes");
+            }
+            assert_eq!(served, BTreeMap::from([("server1".to_owned(), 2), ("server2".to_owned(), 2)]));
+        }
+    }
+    let table = lab.xipvs("-Lnc")?;
+    assert_eq!(table.lines().filter(|line| line.starts_with("SCTP")).count(), 16, "{table}");
+    Ok(())
+}
