@@ -108,8 +108,10 @@ pub struct Service {
     pub scheduler: u32,
     /// Number of its making, never used twice.
     pub serial: u32,
+    /// Number of what lblc or lblcr remember for it, never used twice.
+    pub cache: u32,
     /// Fills the first line.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
     /// What destinations that are gone have counted.
     pub departed: Counters,
     /// Name of the persistence engine, zero-padded.

@@ -55,7 +55,7 @@ pub struct Settings {
     pub sweep_stride: u32,
     /// Not 0 while a command is changing the table; one that finds it so puts in order what the other left.
     pub changing: u32,
-    /// Services made so far.
+    /// The next number for a service or a cache of lblc or lblcr.
     pub service_serial: u32,
     /// Destination slots that were ever used: none from here on is.
     pub destinations_used: u32,

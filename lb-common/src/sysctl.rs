@@ -58,6 +58,10 @@ sysctls! {
     ExpireNodestConn = 3, "expire_nodest_conn", 0, [];
     /// 1: a persistence template serves no more when its destination has weight 0.
     ExpireQuiescentTemplate = 4, "expire_quiescent_template", 0, [];
+    /// lblc forgets an address that was not used for so many seconds, at the next half hour.
+    LblcExpiration = 14, "lblc_expiration", 86_400, [];
+    /// As lblc_expiration for lblcr; and a set that did not change for so many seconds loses a member.
+    LblcrExpiration = 15, "lblcr_expiration", 86_400, [];
     /// 1: what goes around a packet in a tunnel must not be fragmented either if the packet must not.
     PmtuDisc = 5, "pmtu_disc", 1, [];
     /// 1: any packet of SCTP but an ABORT makes a connection, not an INIT alone.

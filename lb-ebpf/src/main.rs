@@ -17,6 +17,7 @@ mod connection;
 mod forward;
 mod fragment;
 mod icmp;
+mod locality;
 mod machine;
 mod maps;
 mod mark;

@@ -20,6 +20,7 @@ use lb_common::scheduler::{Candidate, Cursor, MAX_PASSES, Scheduler, Search, add
 use lb_common::service::{SetHeader, flags};
 use lb_common::tuple::Tuple;
 
+use crate::locality;
 use crate::machine::opaque;
 use crate::maps::{self, DestinationRef, ServiceRef, SetHeaderRef};
 
@@ -36,11 +37,18 @@ pub fn schedule(service: u32, tuple: &Tuple, addresses: &Addresses) -> Option<De
         let key = |raw: u32| address::key_v4(raw.to_ne_bytes());
         (key(tuple.raw_source()), key(tuple.raw_destination()))
     };
-    let id = scheduler_schedule(service, source, tuple.source_port().into(), destination);
+    let mut id = scheduler_schedule(service, source, tuple.source_port().into(), destination);
+    if id == u64::from(BY_LOCALITY) {
+        // Not called from there, as the stack is short.
+        id = locality::locality_choose(service, destination);
+    }
     (id != NOBODY).then_some(id as DestinationId)
 }
 
-const NOBODY: u64 = u64::MAX;
+/// No destination.
+pub const NOBODY: u64 = u64::MAX;
+/// In the place of a destination, as none has this number: the scheduler is lblc or lblcr.
+const BY_LOCALITY: DestinationId = DestinationId::MAX;
 
 /// [`schedule`], checked by the verifier once for all calls; see `connection`. Addresses are keys of
 /// [`address`], the port is in host order.
@@ -66,6 +74,12 @@ fn choose(service: u32, flow: &Flow) -> Option<DestinationId> {
     }
     let set = SetHeaderRef::at(line)?;
     let header = set.read();
+    let scheduler = header.scheduler;
+    if scheduler == Scheduler::LocalityLeastConnections as u32
+        || scheduler == Scheduler::LocalityLeastConnectionsReplicated as u32
+    {
+        return Some(BY_LOCALITY);
+    }
     let position = if header.table == 0 {
         by_search(line, set, &header)?
     } else {
@@ -203,13 +217,21 @@ fn with_cursor<S: Search + 'static>(
 }
 
 /// One search: the choice, and the cursor after it.
+#[inline(always)]
+fn search<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> (Option<u32>, u64) {
+    let Some(search) = run(line, header, search) else { return (None, 0) };
+    let (position, after) = search.finish();
+    (position, after.into())
+}
+
+/// Runs a search over a set.
 ///
 /// Compiled for each scheduler apart, as is its loop's callback: what is done for each of thousands of destinations should
 /// not ask each time which scheduler it is.
 #[inline(always)]
-fn search<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> (Option<u32>, u64) {
+pub fn run<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> Option<&'static S> {
     let pass = Pass { search, line: line + 1, length: header.length, first: 0 };
-    let Some(mut pass) = maps::keep_search(pass) else { return (None, 0) };
+    let mut pass = maps::keep_search(pass)?;
     for _ in 0..MAX_PASSES {
         pass.first = pass.search.first();
         // The helper takes a pointer to the stack only: so it gets one to where the pointer to the pass lies.
@@ -219,8 +241,7 @@ fn search<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> (Opt
             break;
         }
     }
-    let (position, after) = pass.search.finish();
-    (position, after.into())
+    Some(&pass.search)
 }
 
 /// The loop's callback: shows the search one destination; 1 ends the loop.
@@ -245,11 +266,16 @@ fn zero_or_one(ends: bool) -> i64 {
 /// A destination as the schedulers see it.
 #[inline(always)]
 fn candidate(id: DestinationId) -> Option<Candidate> {
-    let destination = DestinationRef::at(id)?;
-    Some(Candidate {
+    DestinationRef::at(id).map(seen)
+}
+
+/// [`candidate`], of one that was found.
+#[inline(always)]
+pub fn seen(destination: DestinationRef) -> Candidate {
+    Candidate {
         weight: destination.weight(),
         active: destination.active(),
         total: destination.total(),
         overloaded: destination.overloaded() != 0,
-    })
+    }
 }

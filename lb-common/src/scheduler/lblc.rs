@@ -1,59 +1,63 @@
 //! Locality-based least connections: an address that clients connect to keeps its destination until that
 //! has too much to do.
 //!
-//! Made for transparent caches, as `dh`. The cache from destination address to destination, its expiry and
-//! its limits are the caller's; this decides whether what the cache holds still serves, and what does
-//! otherwise. IPVS counterpart: `ip_vs_lblc.c`.
+//! Made for transparent caches, as `dh`. The driver looks into the [`super::cache`] first, and searches only if what it
+//! holds does not serve, or is hot. IPVS counterpart: `ip_vs_lblc.c`.
 
 use super::search::Champion;
 use super::{Candidate, Cursor, Search};
 
-/// Seconds without use after which a cached choice goes.
-#[doc(alias = "lblc_expiration")]
-pub const DEFAULT_EXPIRATION: u32 = 86_400;
-
-/// The cached destination, unless it has no weight or is hot while another is idle; else as `wlc`.
-///
-/// The caller stores the choice under the address and refreshes its last use.
-#[doc(alias = "ip_vs_lblc_schedule")]
-#[derive(Debug, Clone, Copy)]
-pub struct LocalityLeastConnections {
-    cached: Option<u32>,
-    serves: bool,
-    hot: bool,
-    other_idle: bool,
-    others: Champion,
-}
-
-impl LocalityLeastConnections {
-    /// A search for an address whose cached destination, if it is still in the list, has this position.
-    #[inline(always)]
-    pub const fn new(cached: Option<u32>) -> Self {
-        Self { cached, serves: false, hot: false, other_idle: false, others: Champion::NONE }
-    }
+/// Whether the cached destination, if it is not deleted, serves. An overloaded one keeps its clients.
+#[inline(always)]
+pub const fn serves(cached: &Candidate) -> bool {
+    cached.weight > 0
 }
 
 /// Whether a destination has more active connections than it weighs.
+#[doc(alias = "is_overloaded")]
 #[inline(always)]
-pub(super) const fn is_hot(candidate: &Candidate) -> bool {
+pub const fn is_hot(candidate: &Candidate) -> bool {
     candidate.active > candidate.weight
 }
 
 /// Whether a destination has less than half the active connections that it weighs, for which a hot one
 /// is left.
 #[inline(always)]
-pub(super) const fn is_idle(candidate: &Candidate) -> bool {
+const fn is_idle(candidate: &Candidate) -> bool {
     candidate.active.saturating_mul(2) < candidate.weight
 }
 
-impl Search for LocalityLeastConnections {
+/// A search for another destination than the cached one, of lblc and lblcr: that of `wlc`.
+#[doc(alias = "__ip_vs_lblc_schedule")]
+#[derive(Debug, Clone, Copy)]
+pub struct Relief {
+    other_idle: bool,
+    others: Champion,
+}
+
+impl Relief {
+    /// A search; there is no state.
+    #[inline(always)]
+    pub const fn new() -> Self {
+        Self { other_idle: false, others: Champion::NONE }
+    }
+
+    /// Whether it relieves a hot destination, as another is idle; else the hot one goes on. For use after the pass.
+    #[inline(always)]
+    pub const fn relieves(&self) -> bool {
+        self.other_idle
+    }
+}
+
+impl Default for Relief {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Search for Relief {
     #[inline(always)]
     fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
-        if self.cached == Some(position) {
-            // An overloaded one keeps its clients.
-            self.serves = candidate.weight > 0;
-            self.hot = is_hot(candidate);
-        }
         self.other_idle |= is_idle(candidate);
         if candidate.usable() {
             self.others.challenge(position, candidate.cost(), candidate.weight);
@@ -63,21 +67,33 @@ impl Search for LocalityLeastConnections {
 
     #[inline(always)]
     fn finish(&self) -> (Option<u32>, Cursor) {
-        let stays = self.serves && !(self.hot && self.other_idle);
-        (if stays { self.cached } else { self.others.position() }, Cursor::START)
+        (self.others.position(), Cursor::START)
+    }
+}
+
+/// The choice over a list where an address has a destination of its own at a position, if one of its serves: the host's
+/// driver.
+pub fn choose(own: Option<u32>, candidates: &[Candidate]) -> Option<u32> {
+    let mut relief = Relief::new();
+    for (position, candidate) in (0..).zip(candidates) {
+        relief.consider(position, candidate);
+    }
+    match own {
+        Some(own) if !(is_hot(&candidates[own as usize]) && relief.relieves()) => Some(own),
+        _ => relief.finish().0,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::run;
     use super::super::simulation::List;
     use super::*;
 
     /// The name of the choice where the named destination is cached, 0 for none.
     fn pick(list: &List, cached: u32) -> u32 {
         let cached = (0..list.candidates.len() as u32).find(|position| list.name(*position) == cached);
-        run(LocalityLeastConnections::new(cached), &list.candidates).0.map_or(0, |choice| list.name(choice))
+        let own = cached.filter(|position| serves(&list.candidates[*position as usize]));
+        choose(own, &list.candidates).map_or(0, |choice| list.name(choice))
     }
 
     #[test]

@@ -1,136 +1,124 @@
 //! Locality-based least connections with replication: as `lblc`, but an address has a set of destinations,
 //! which grows under load and shrinks with time.
 //!
-//! The cache from destination address to set is the caller's; this picks from the set, and says whether
-//! the choice is to be added and which member is to go. IPVS counterpart: `ip_vs_lblcr.c`.
+//! The set is in the [`super::cache`]. The driver looks for its least loaded member first, and searches the service's
+//! destinations only if there is none or it is hot. IPVS counterpart: `ip_vs_lblcr.c`.
 
-use super::lblc::{is_hot, is_idle};
-use super::search::Champion;
-use super::{Candidate, Cursor, Search};
+use super::Candidate;
+use super::lblc::is_hot;
 
-/// Seconds without change after which a set of more than one loses a member, and seconds without use
-/// after which it goes.
-#[doc(alias = "lblcr_expiration")]
-pub const DEFAULT_EXPIRATION: u32 = 86_400;
-
-/// The member of the set whose connections cost least for its weight, unless it is hot while another
-/// destination is idle; else as `wlc`.
-///
-/// `R` tells the rank of a position in the set, `None` if it is not a member. New members come in at rank
-/// 0, before the others, and ties go to the lower rank.
-#[doc(alias = "ip_vs_lblcr_schedule")]
+/// A pass over an address's set, newest member first.
 #[derive(Debug, Clone, Copy)]
-pub struct LocalityLeastConnectionsReplicated<R> {
-    rank: R,
-    least: Option<Member>,
-    most: Option<Member>,
-    other_idle: bool,
-    all: Champion,
+pub struct Members {
+    least: Member,
+    most: Member,
 }
 
 /// A member of the set.
 #[derive(Debug, Clone, Copy)]
 struct Member {
-    position: u32,
-    rank: u32,
+    /// Its place among the members, from 1 on; 0 for nobody.
+    number: u32,
     cost: u32,
     weight: u32,
     hot: bool,
 }
 
 impl Member {
+    // No constant: in a BPF program that would be memory.
+    #[inline(always)]
+    const fn nobody() -> Self {
+        Self { number: 0, cost: 0, weight: 0, hot: false }
+    }
+
     /// What its cost comes to beside another's, each over its own weight.
     #[inline(always)]
     const fn weighed_against(&self, other: &Self) -> u64 {
         self.cost as u64 * other.weight as u64
     }
 
-    /// Whether it is less loaded than another, or as much and of lower rank.
     #[inline(always)]
-    const fn is_below(&self, other: &Self) -> bool {
-        let (own, others) = (self.weighed_against(other), other.weighed_against(self));
-        own < others || own == others && self.rank < other.rank
-    }
-
-    /// Whether it is more loaded than another, or as much and of lower rank.
-    #[inline(always)]
-    const fn is_above(&self, other: &Self) -> bool {
-        let (own, others) = (self.weighed_against(other), other.weighed_against(self));
-        own > others || own == others && self.rank < other.rank
+    const fn rank(&self) -> Option<u32> {
+        self.number.checked_sub(1)
     }
 }
 
-impl<R: Fn(u32) -> Option<u32> + Copy> LocalityLeastConnectionsReplicated<R> {
-    /// A search for an address with this set.
+impl Members {
+    /// Nobody yet.
     #[inline(always)]
-    pub const fn new(rank: R) -> Self {
-        Self { rank, least: None, most: None, other_idle: false, all: Champion::NONE }
+    pub const fn new() -> Self {
+        Self { least: Member::nobody(), most: Member::nobody() }
     }
 
-    /// The member to remove if the set has more than one and has not changed for the expiration time. The
-    /// choice of this search holds even if it is that one. For use after the pass.
+    /// Looks at the member of a rank; of equal ones the first stays. A deleted destination serves nobody.
+    #[inline(always)]
+    pub fn consider(&mut self, rank: u32, candidate: &Candidate, deleted: bool) {
+        let (cost, weight) = (candidate.cost(), candidate.weight);
+        let member = Member { number: rank + 1, cost, weight, hot: is_hot(candidate) };
+        let less = member.weighed_against(&self.least) < self.least.weighed_against(&member);
+        if candidate.usable() && !deleted && (self.least.number == 0 || less) {
+            self.least = member;
+        }
+        let more = member.weighed_against(&self.most) > self.most.weighed_against(&member);
+        if weight > 0 && (self.most.number == 0 || more) {
+            self.most = member;
+        }
+    }
+
+    /// The member whose connections cost least for its weight, and whether it is hot.
+    #[doc(alias = "ip_vs_dest_set_min")]
+    #[inline(always)]
+    pub const fn least(&self) -> Option<(u32, bool)> {
+        match self.least.rank() {
+            Some(rank) => Some((rank, self.least.hot)),
+            None => None,
+        }
+    }
+
+    /// The member to remove if the set is to shrink. The choice holds even if it is that one.
     #[doc(alias = "ip_vs_dest_set_max")]
     #[inline(always)]
-    pub fn most_loaded_member(&self) -> Option<u32> {
-        self.most.map(|member| member.position)
-    }
-
-    /// Whether the choice is not the set's own and is to be added to it, unless it is in it already.
-    #[inline(always)]
-    pub fn grows(&self) -> bool {
-        self.own_choice().is_none() && self.all.position().is_some()
-    }
-
-    #[inline(always)]
-    fn own_choice(&self) -> Option<u32> {
-        match self.least {
-            Some(member) if !(member.hot && self.other_idle) => Some(member.position),
-            _ => None,
-        }
+    pub const fn most(&self) -> Option<u32> {
+        self.most.rank()
     }
 }
 
-impl<R: Fn(u32) -> Option<u32> + Copy> Search for LocalityLeastConnectionsReplicated<R> {
-    #[inline(always)]
-    fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
-        let (cost, weight) = (candidate.cost(), candidate.weight);
-        self.other_idle |= is_idle(candidate);
-        if candidate.usable() {
-            self.all.challenge(position, cost, weight);
-        }
-        let Some(rank) = (self.rank)(position) else { return false };
-        let member = Member { position, rank, cost, weight, hot: is_hot(candidate) };
-        if candidate.usable() && self.least.is_none_or(|least| member.is_below(&least)) {
-            self.least = Some(member);
-        }
-        if weight > 0 && self.most.is_none_or(|most| member.is_above(&most)) {
-            self.most = Some(member);
-        }
-        false
-    }
-
-    #[inline(always)]
-    fn finish(&self) -> (Option<u32>, Cursor) {
-        (self.own_choice().or(self.all.position()), Cursor::START)
+impl Default for Members {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
+    use super::super::lblc::choose;
     use super::super::simulation::List;
     use super::*;
 
     /// Choice, whether the set grows, and the member that may go, by name; the set newest member first.
     fn pick(list: &List, set: &[u32]) -> (u32, bool, u32) {
-        let rank =
-            |position| set.iter().position(|name| *name == list.name(position)).map(|rank| rank as u32);
-        let mut search = LocalityLeastConnectionsReplicated::new(&rank);
-        for (position, candidate) in (0..).zip(&list.candidates) {
-            assert!(!search.consider(position, candidate));
+        let position = |name: &u32| (0..).find(|position| list.name(*position) == *name).unwrap();
+        let positions: Vec<u32> = set.iter().map(position).collect();
+        let mut members = Members::new();
+        for (rank, position) in (0..).zip(&positions) {
+            members.consider(rank, &list.candidates[*position as usize], false);
         }
-        assert!(!search.again());
-        let name = |position: Option<u32>| position.map_or(0, |position| list.name(position));
-        (name(search.finish().0), search.grows(), name(search.most_loaded_member()))
+        let own = members.least().map(|(rank, _)| positions[rank as usize]);
+        let choice = choose(own, &list.candidates).map_or(0, |position| list.name(position));
+        let most = members.most().map_or(0, |rank| set[rank as usize]);
+        (choice, choice != 0 && !set.contains(&choice), most)
+    }
+
+    #[test]
+    fn a_deleted_member_serves_nobody_and_may_go() {
+        let busy = Candidate { weight: 1, active: 1, total: 1, overloaded: false };
+        let mut members = Members::new();
+        members.consider(0, &busy, true);
+        assert_eq!((members.least(), members.most()), (None, Some(0)));
+        members.consider(1, &Candidate { active: 9, ..busy }, false);
+        assert_eq!((members.least(), members.most()), (Some((1, true)), Some(1)));
     }
 
     #[test]

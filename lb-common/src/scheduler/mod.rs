@@ -1,13 +1,14 @@
 //! The schedulers: which destination gets a new connection.
 //!
 //! Most are a [`Search`] over a service's destinations; `sh`, `dh` and `mh` look into a table that user
-//! space fills when the set changes. A scheduler knows nothing of maps, packets or persistence.
+//! space fills when the set changes, `lblc` and `lblcr` into a cache that they fill themselves. A scheduler knows nothing of maps, packets or persistence.
 //! IPVS counterpart: `ip_vs_sched.c` and one `ip_vs_<name>.c` a scheduler.
 
 use core::fmt;
 use core::str::FromStr;
 
 pub mod address;
+pub mod cache;
 pub mod dh;
 pub mod fo;
 pub mod lblc;

@@ -23,6 +23,7 @@ use lb_common::icmp::{Limit, Received};
 use lb_common::mark::Rule;
 use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
+use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{Program, Settings, Vlan};
 use lb_common::stats::Estimator;
@@ -116,6 +117,10 @@ pub fn mark_rule(place: u32) -> Option<&'static Rule> {
 #[btf_map]
 static FRAGMENTS: LruHashMap<Datagram, Ports, 16384> = LruHashMap::new();
 
+/// What lblc and lblcr remember of addresses; of all services together, the least recently used goes when it is full.
+#[btf_map]
+static CACHE: LruHashMap<CacheKey, Cached, 32768> = LruHashMap::new();
+
 /// VLAN interfaces, by their index: a frame for one goes out of its parent with a tag.
 #[btf_map]
 static VLANS: HashMap<u32, Vlan, 4096> = HashMap::new();
@@ -151,6 +156,10 @@ pub struct Scratch {
     pub is_untold: bool,
     /// An ICMP error that came in.
     pub error: Received,
+    /// What a connection's destination is cached under, by lblc or lblcr.
+    pub cache_key: CacheKey,
+    /// What is cached there.
+    pub cached: Cached,
     /// What a fragment is part of.
     pub datagram: Datagram,
     /// Its ports.
@@ -278,6 +287,27 @@ pub fn keep_search<T: Copy>(search: T) -> Option<&'static mut T> {
         place.write(search);
         Some(&mut *place)
     }
+}
+
+/// Copies what is cached under a key to another place; whether anything is.
+#[inline(always)]
+pub fn recall_cached(key: &CacheKey, place: &mut Cached) -> bool {
+    const WORDS: usize = size_of::<Cached>() / size_of::<u64>();
+    let Some(cached) = CACHE.get_ptr(key) else { return false };
+    let (from, to) = (cached.cast::<u64>(), core::ptr::from_mut(place).cast::<u64>());
+    for word in 0..WORDS {
+        // SAFETY: both are live, aligned for words and so long. Another CPU may replace the element meanwhile and use its
+        // memory for another key: any bytes are a value, and whoever uses a destination of it checks whose it is.
+        unsafe { write_volatile(to.add(word), read_volatile(from.add(word))) };
+    }
+    true
+}
+
+/// Caches something under a key.
+#[inline(always)]
+pub fn cache(key: &CacheKey, cached: &Cached) {
+    // What cannot be cached is searched for again the next time.
+    let _ = CACHE.insert(key, cached, 0);
 }
 
 /// The timer that drives the sweep.

@@ -55,6 +55,8 @@ impl ServiceRef {
         flags: u32;
         timeout: u32;
         netmask: u32;
+        family: u8;
+        cache: u32;
     }
 
     /// First line of the destination set; 0 for none.
@@ -134,6 +136,7 @@ impl DestinationRef {
         status: u8 = status;
         method: u8 = method;
         family: u8 = family;
+        service: u32 = service;
         port: u16 = port;
         weight: u32 = weight;
         active: u32 = load.active;

@@ -15,6 +15,7 @@ use std::ops::{Deref, DerefMut};
 use std::process::{Command, Output, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
+use tests::lab::binary;
 use xipvs::director::kernel::Kernel;
 use xipvs::director::xdp::Xdp;
 use xipvs::director::xdp::lifecycle;
@@ -65,9 +66,11 @@ impl Drop for OwnXdp {
     }
 }
 
-/// Runs a line of shell in the calling thread's namespace.
+/// Runs a line of shell in the calling thread's namespace, where `xipvs` is the one that was built.
 fn shell(line: &str) {
-    let status = Command::new("sh").args(["-c", line]).status().expect("a shell");
+    let built = binary();
+    let path = format!("{}:{}", built.parent().unwrap().display(), std::env::var("PATH").unwrap_or_default());
+    let status = Command::new("sh").args(["-c", line]).env("PATH", path).status().expect("a shell");
     assert!(status.success(), "{line}");
 }
 

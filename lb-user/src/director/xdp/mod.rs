@@ -233,6 +233,7 @@ impl Director for Xdp {
             if record.scheduler != scheduler as u32 {
                 let set = set::read(maps, &record);
                 known.arena(maps).replace(maps, slot, &set, Change::Rescheduled(scheduler))?;
+                service::forget_cached(maps, slot);
             }
             service::store_settings(maps, slot, service, scheduler);
             Ok(())

@@ -27,9 +27,6 @@ pub enum Subject {
 
 /// Every refusal; of several that fit the first is said.
 pub const REFUSALS: &[Refusal] = &[
-    service("the schedulers lblc and lblcr (-s)", |service| {
-        matches!(service.scheduler.as_str(), "lblc" | "lblcr")
-    }),
     service("persistence engines (--pe)", |service| service.engine.is_some()),
     Refusal { what: "sync daemons (--start-daemon)", of: Subject::Daemon },
 ];

@@ -95,10 +95,10 @@ pub fn add(maps: &mut Maps, service: &Service, scheduler: Scheduler) -> Result<(
     let is_free = |slot: &u32| maps.services.read(*slot).is_some_and(|record| record.family == 0);
     let slot =
         slot.or_else(|| (0..settings.services_used).find(is_free)).ok_or(Error::Errno(libc::ENOMEM))?;
-    let record = Record { serial: settings.service_serial, ..identified(&service.key) };
+    let serial = take_serial(maps);
+    let record = Record { serial, cache: serial, ..identified(&service.key) };
     maps.services.write(slot, &Record { family: 0, ..record });
     store_settings(maps, slot, service, scheduler);
-    maps.settings.store_u32(0, offset_of!(Settings, service_serial), settings.service_serial.wrapping_add(1));
     maps.settings.store_u32(0, offset_of!(Settings, services_used), settings.services_used.max(slot + 1));
     // In use from here on: whatever else is missing now, a repair adds.
     store_identity(maps, slot, &record);
@@ -110,6 +110,19 @@ pub fn add(maps: &mut Maps, service: &Service, scheduler: Scheduler) -> Result<(
     }
     maps.settings.store_u32(0, offset_of!(Settings, services), settings.services + 1);
     Ok(())
+}
+
+/// A number that nothing was given before.
+fn take_serial(maps: &Maps) -> u32 {
+    let serial = maps.settings().service_serial;
+    maps.settings.store_u32(0, offset_of!(Settings, service_serial), serial.wrapping_add(1));
+    serial
+}
+
+/// Forgets what lblc or lblcr remember for a service.
+pub fn forget_cached(maps: &Maps, slot: u32) {
+    let number = take_serial(maps);
+    maps.services.store_u32(slot, offset_of!(Record, cache), number);
 }
 
 /// Stores the word that has port, protocol and family.

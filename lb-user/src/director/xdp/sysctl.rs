@@ -19,8 +19,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("debug_level", "the program logs nothing"),
     ("drop_entry", "half-open connections give way by themselves when there is no room"),
     ("ignore_tunneled", "nothing is marked for others to ignore"),
-    ("lblc_expiration", "there is no lblc yet"),
-    ("lblcr_expiration", "there is no lblcr yet"),
     ("nat_icmp_send", "not built yet"),
     ("run_estimation", "counting and rates cost the same either way"),
     ("schedule_icmp", "not built yet"),

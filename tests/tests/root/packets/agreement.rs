@@ -33,7 +33,7 @@ const SERVERS_WITH_WEIGHTS: Destinations =
     &[("10.0.0.13", 90, "-m", 2), ("10.0.0.14", 90, "-m", 3), ("10.0.0.16", 90, "-m", 1)];
 
 /// The first two have a destination in common, so that answers of two connections may look alike.
-const TABLE: [Row; 12] = [
+const TABLE: [Row; 14] = [
     (6, 80, "wrr", &[("10.0.0.11", 8080, "-m", 3), ("10.0.0.12", 8080, "-m", 1), ("10.0.0.13", 80, "-g", 2)]),
     (6, 81, "wlc", &[("10.0.0.11", 8080, "-m", 2), ("10.0.0.14", 81, "-g", 1), ("10.0.0.99", 81, "-m", 1)]),
     (6, 82, "sh", &[("10.0.0.11", 82, "-g", 2), ("10.7.0.11", 82, "-m", 3), ("10.0.0.99", 82, "-g", 1)]),
@@ -46,6 +46,8 @@ const TABLE: [Row; 12] = [
     (6, 88, "ovf", SERVERS_WITH_WEIGHTS),
     (6, 89, "dh", SERVERS_WITH_WEIGHTS),
     (6, 90, "mh", SERVERS_WITH_WEIGHTS),
+    (6, 91, "lblc", SERVERS_WITH_WEIGHTS),
+    (6, 92, "lblcr", SERVERS_WITH_WEIGHTS),
 ];
 
 /// SplitMix64.

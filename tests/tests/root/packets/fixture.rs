@@ -31,6 +31,7 @@ use lb_common::destination::Destination;
 use lb_common::fragment::{Datagram, Ports};
 use lb_common::protocol::state;
 use lb_common::reason::{Fate, Reason};
+use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::settings::{Settings, Vlan};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity, setns, unshare};
@@ -392,12 +393,8 @@ impl Fixture {
         for set in 0..SETS {
             connections.set(set, [0; size_of::<Set>()], 0).unwrap();
         }
-        let fragments = MapData::from_pin(directory.join("FRAGMENTS")).unwrap();
-        let mut fragments: HashMap<_, [u8; size_of::<Datagram>()], [u8; size_of::<Ports>()]> =
-            Map::LruHashMap(fragments).try_into().unwrap();
-        for datagram in fragments.keys().collect::<Result<Vec<_>, _>>().unwrap() {
-            fragments.remove(&datagram).unwrap();
-        }
+        forget::<{ size_of::<Datagram>() }, { size_of::<Ports>() }>("FRAGMENTS");
+        forget::<{ size_of::<CacheKey>() }, { size_of::<Cached>() }>("CACHE");
         maps::initialise(directory, &sizes()).unwrap();
         // What the director had found out is not so any more.
         let director = Xdp::open(directory).unwrap();
@@ -615,6 +612,15 @@ impl Fixture {
     pub fn client_sides(&self) -> impl Iterator<Item = TableEntry> + use<> {
         let entries = self.director.maps().entries().unwrap();
         entries.into_iter().filter(|found| found.entry.role == lb_common::connection::CLIENT_SIDE)
+    }
+}
+
+/// Empties a map that forgets by itself what was not used for long.
+fn forget<const KEY: usize, const VALUE: usize>(name: &str) {
+    let map = MapData::from_pin(WORLD.directory.join(name)).unwrap();
+    let mut map: HashMap<_, [u8; KEY], [u8; VALUE]> = Map::LruHashMap(map).try_into().unwrap();
+    for key in map.keys().collect::<Result<Vec<_>, _>>().unwrap() {
+        map.remove(&key).unwrap();
     }
 }
 

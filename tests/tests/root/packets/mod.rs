@@ -18,6 +18,7 @@ mod icmp;
 mod icmp_ipv6;
 mod ipv6;
 mod load;
+mod locality;
 mod malformed;
 mod mark;
 mod model;

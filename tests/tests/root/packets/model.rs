@@ -12,6 +12,7 @@ use lb_common::fragment::{self, Datagram, Fragment, Ports, REMEMBERED};
 use lb_common::packet::{self, Family, Packet};
 use lb_common::reason::{Fate, Reason};
 use lb_common::scheduler::fo::WeightedFailOver;
+use lb_common::scheduler::lblcr::Members;
 use lb_common::scheduler::lc::LeastConnections;
 use lb_common::scheduler::nq::NeverQueue;
 use lb_common::scheduler::ovf::WeightedOverflow;
@@ -19,7 +20,7 @@ use lb_common::scheduler::rr::RoundRobin;
 use lb_common::scheduler::sed::ShortestExpectedDelay;
 use lb_common::scheduler::wlc::WeightedLeastConnections;
 use lb_common::scheduler::wrr::{Ladder, WeightedRoundRobin};
-use lb_common::scheduler::{Candidate, Cursor, Scheduler, address, dh, mh, run, sh};
+use lb_common::scheduler::{Candidate, Cursor, Scheduler, address, dh, lblc, mh, run, sh};
 use lb_common::settings::{ADDRESS_SLOTS, Settings};
 use lb_common::sysctl::Sysctl;
 use lb_common::tuple::Tuple;
@@ -61,11 +62,21 @@ pub struct Destination {
     pub counted: Counted,
 }
 
+impl Destination {
+    fn candidate(&self) -> Candidate {
+        Candidate { weight: self.weight, active: self.active, total: self.total, overloaded: false }
+    }
+}
+
 pub struct Service {
     pub scheduler: Scheduler,
     /// Numbers of destinations, newest first.
     pub list: Vec<usize>,
     pub cursor: Cursor,
+    /// What lblc and lblcr have for the service's address: numbers of destinations, newest first.
+    pub cached: Vec<usize>,
+    /// The tick of the last change of that.
+    pub changed: u32,
 }
 
 /// What the state machine knows of a connection, and where it goes.
@@ -129,7 +140,10 @@ impl Model {
 
     pub fn add_service(&mut self, key: (u8, SocketAddrV4), scheduler: Scheduler) {
         self.concern(*key.1.ip());
-        self.services.insert(key, Service { scheduler, list: Vec::new(), cursor: Cursor::START });
+        self.services.insert(
+            key,
+            Service { scheduler, list: Vec::new(), cursor: Cursor::START, cached: Vec::new(), changed: 0 },
+        );
     }
 
     /// Puts a destination at the head of a service's list: a new one, or one that was taken off it.
@@ -324,12 +338,8 @@ impl Model {
 
     fn schedule(&mut self, tuple: &Tuple) -> Option<usize> {
         let service = self.services.get_mut(&(tuple.protocol, destination(tuple)))?;
-        let candidates: Vec<Candidate> = service
-            .list
-            .iter()
-            .map(|number| &self.destinations[*number])
-            .map(|it| Candidate { weight: it.weight, active: it.active, total: it.total, overloaded: false })
-            .collect();
+        let candidates: Vec<Candidate> =
+            service.list.iter().map(|number| self.destinations[*number].candidate()).collect();
         if candidates.is_empty() {
             return None;
         }
@@ -349,6 +359,37 @@ impl Model {
             Scheduler::NeverQueue => (run(NeverQueue::new(), &candidates).0, cursor),
             Scheduler::WeightedFailOver => (run(WeightedFailOver::new(), &candidates).0, cursor),
             Scheduler::WeightedOverflow => (run(WeightedOverflow::new(), &candidates).0, cursor),
+            Scheduler::LocalityLeastConnections => {
+                let position = |number: &usize| service.list.iter().position(|other| other == number);
+                let own = service.cached.first().and_then(position).map(|position| position as u32);
+                let own = own.filter(|position| lblc::serves(&candidates[*position as usize]));
+                let choice = lblc::choose(own, &candidates);
+                service.cached.splice(.., choice.map(|position| service.list[position as usize]));
+                (choice, cursor)
+            }
+            Scheduler::LocalityLeastConnectionsReplicated => {
+                let mut members = Members::new();
+                for (rank, number) in (0..).zip(&service.cached) {
+                    let destination = &self.destinations[*number];
+                    members.consider(rank, &destination.candidate(), !destination.available);
+                }
+                let own = members.least().map(|(rank, _)| service.cached[rank as usize]);
+                let own = own.and_then(|own| service.list.iter().position(|number| *number == own));
+                let expiration = self.settings.sysctls[Sysctl::LblcrExpiration as usize];
+                let expiration = expiration * self.settings.ticks_per_second;
+                let rests = self.now.wrapping_sub(service.changed) > expiration;
+                if let Some(rank) = members.most().filter(|_| rests && service.cached.len() > 1) {
+                    service.cached.remove(rank as usize);
+                    service.changed = self.now;
+                }
+                let choice = lblc::choose(own.map(|position| position as u32), &candidates);
+                let chosen = choice.map(|position| service.list[position as usize]);
+                if let Some(chosen) = chosen.filter(|chosen| !service.cached.contains(chosen)) {
+                    service.cached.insert(0, chosen);
+                    service.changed = self.now;
+                }
+                (choice, cursor)
+            }
             Scheduler::SourceHash => {
                 let mut table = [0; sh::BUCKETS];
                 sh::fill(&weights, &mut table);

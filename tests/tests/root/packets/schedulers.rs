@@ -37,7 +37,7 @@ fn sequence(fixture: &Fixture, ports: std::ops::Range<u16>) -> Vec<u8> {
 
 #[test]
 fn each_begins_as_the_kernel_does() {
-    let rows: [(&str, &[u32], &[u8]); 12] = [
+    let rows: [(&str, &[u32], &[u8]); 14] = [
         ("rr", &[1, 1, 1], &[3, 2, 1, 3, 2, 1, 3]),
         ("rr", &[5, 0, 1], &[3, 1, 3, 1]),
         ("wrr", &[3, 1, 2], &[3, 2, 1, 1, 3, 1, 3, 2, 1, 1, 3, 1]),
@@ -50,6 +50,9 @@ fn each_begins_as_the_kernel_does() {
         ("fo", &[2, 9, 9, 0], &[3, 3, 3]),
         ("ovf", &[2, 1, 3], &[3, 3, 3, 3, 1, 1, 1, 2, 2, 0, 0]),
         ("none", &[1, 1], &[0, 0]),
+        // Until it is hot and another idle; a set serves its least loaded.
+        ("lblc", &[3, 1, 2], &[3, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1]),
+        ("lblcr", &[3, 1, 2], &[3, 3, 3, 2, 2, 1, 1, 1, 1, 1, 3, 1]),
     ];
     for (scheduler, weights, wanted) in rows {
         let fixture = service(scheduler, weights);
@@ -260,7 +263,8 @@ fn twos_draws_by_weight_and_takes_the_idler_one() {
 
 #[test]
 fn thresholds_keep_every_scheduler_away() {
-    for scheduler in ["rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "sh", "dh", "mh", "twos"] {
+    // With lblc an overloaded destination keeps its addresses: see `locality`.
+    for scheduler in ["rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "sh", "dh", "mh", "twos", "lblcr"] {
         let mut fixture = Fixture::configured(&format!("-A -t 192.168.1.100:80 -s {scheduler}"));
         fixture.ipvsadm("-a -t 192.168.1.100:80 -r 10.0.0.11:80 -m -w 5 -x 3 -y 2");
         assert_eq!(sequence(&fixture, 40000..40005), [1, 1, 1, 0, 0], "{scheduler}");

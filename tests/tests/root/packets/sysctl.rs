@@ -114,6 +114,8 @@ fn what_is_not_there_is_refused_by_name() {
             ("drop_packet", 0),
             ("expire_nodest_conn", 0),
             ("expire_quiescent_template", 0),
+            ("lblc_expiration", 86_400),
+            ("lblcr_expiration", 86_400),
             ("pmtu_disc", 1),
             ("sloppy_sctp", 0),
             ("sloppy_tcp", 0)
