@@ -1,8 +1,7 @@
 //! A flood of SYNs that nobody stands behind, through the whole path, while files are being downloaded.
 
 use std::iter;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 use tests::lab::nginx::Nginx;
-use tests::lab::{CLIENT, INTERFACES, Lab, VIP};
+use tests::lab::{CLIENT, CLIENT_IPV6, INTERFACES, Lab, VIP, VIP_IPV6};
 
 use super::download::Download;
 
@@ -18,22 +17,71 @@ const DOWNLOADS: usize = 4;
 /// What a table is made for that is soon full.
 const CONNECTIONS: u32 = 1000;
 
+/// Makes a SYN for port 80 from somebody who does not exist, of the virtual address's family.
+fn syn(number: u32, vip: IpAddr) -> Result<Vec<u8>> {
+    let builder = match vip {
+        IpAddr::V4(vip) => {
+            PacketBuilder::ipv4(Ipv4Addr::from(0x0b00_0000 + number).octets(), vip.octets(), 64)
+        }
+        IpAddr::V6(vip) => {
+            let from = Ipv6Addr::from((0xfd00_000b << 96) + u128::from(number));
+            PacketBuilder::ipv6(from.octets(), vip.octets(), 64)
+        }
+    };
+    let mut packet = Vec::new();
+    builder.tcp(1024 + (number % 60_000) as u16, 80, number, 64240).syn().write(&mut packet, &[])?;
+    Ok(packet)
+}
+
 /// Sends so many SYNs, each from another address.
-fn flood(lab: &Lab, count: u32) -> Result<()> {
+fn flood(lab: &Lab, vip: IpAddr, count: u32) -> Result<()> {
+    let family = if vip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     // This protocol means that packets come with their header.
-    let raw = lab.client.enter(|| socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)))?;
-    let raw: OwnedFd = raw?;
-    let to = SocketAddrV4::new(VIP, 80);
-    for number in 0..count {
-        let from = Ipv4Addr::from(0x0b00_0000 + number);
-        let mut packet = Vec::new();
-        PacketBuilder::ipv4(from.octets(), VIP.octets(), 64)
-            .tcp(1024 + (number % 60_000) as u16, 80, number, 64240)
-            .syn()
-            .write(&mut packet, &[])?;
-        sendto(&raw, &packet, SendFlags::empty(), &to)?;
-    }
-    Ok(())
+    let raw = lab.client.enter(|| socket(family, SocketType::RAW, Some(ipproto::RAW)))??;
+    (0..count).try_for_each(|number| {
+        sendto(&raw, &syn(number, vip)?, SendFlags::empty(), &SocketAddr::new(vip, 0))?;
+        Ok(())
+    })
+}
+
+/// Returns how many entries have given way to new ones.
+fn gave_way(lab: &Lab) -> Result<u32> {
+    let status = lab.xipvs("status")?;
+    ensure!(!status.contains("table-full"), "{status}");
+    let count = status.lines().find_map(|line| line.split_once(" half-open or closed ones gave way"));
+    count.map_or(Ok(0), |(count, _)| Ok(count.trim().parse()?))
+}
+
+/// Floods a virtual address with this many SYNs while files are being downloaded from it and new clients come.
+fn is_survived(lab: &Lab, vip: IpAddr, count: u32) -> Result<()> {
+    let service = SocketAddr::new(vip, 80);
+    let mut downloads: Vec<_> =
+        iter::repeat_with(|| Download::begin(lab, service)).take(DOWNLOADS).collect::<Result<_>>()?;
+    let over = AtomicBool::new(false);
+    let new_clients = thread::scope(|scope| -> Result<u32> {
+        let flood = scope.spawn(|| {
+            let sent = flood(lab, vip, count);
+            over.store(true, Ordering::Relaxed);
+            sent
+        });
+        let slow = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                downloads.iter_mut().try_for_each(Download::go_on)?;
+            }
+            Ok(())
+        });
+        let mut clients = 0;
+        while !over.load(Ordering::Relaxed) {
+            let curl = "curl --silent --show-error --fail --globoff --max-time 10";
+            lab.client.run(&format!("{curl} http://{service}/"))?;
+            clients += 1;
+        }
+        flood.join().expect("no panic")?;
+        slow.join().expect("no panic")?;
+        Ok(clients)
+    })?;
+    ensure!(new_clients > 3, "only {new_clients} new clients, which proves little");
+    downloads.into_iter().try_for_each(Download::finish)
 }
 
 #[test]
@@ -46,47 +94,25 @@ fn downloads_and_new_clients_get_through_a_flood_of_four_times_the_table() -> Re
         servers.push(nginx);
     }
     // Answers to those who do not exist go where they came from, and end there.
-    lab.director.ip(&[&format!("route add 11.0.0.0/8 via {CLIENT}")])?;
+    lab.director.ip(&[
+        &format!("route add 11.0.0.0/8 via {CLIENT}"),
+        &format!("route add fd00:b::/32 via {CLIENT_IPV6}"),
+    ])?;
     lab.xipvs(&format!("attach --connections {CONNECTIONS} {}", INTERFACES.join(" ")))?;
     lab.xipvs(&format!("-A -t {VIP}:80 -s rr"))?;
+    lab.xipvs(&format!("-A -t [{VIP_IPV6}]:80 -s rr"))?;
     for server in &lab.servers {
         lab.xipvs(&format!("-a -t {VIP}:80 -r {}:80 -m", server.address))?;
+        lab.xipvs(&format!("-a -t [{VIP_IPV6}]:80 -r [{}]:80 -m", server.address_ipv6))?;
     }
     let status = lab.xipvs("status")?;
     let room = status.split(" entries of ").nth(1).and_then(|rest| rest.split([',', '\n']).next());
     let room: u32 = room.context("no size of the table")?.parse()?;
-
-    let mut downloads: Vec<_> = iter::repeat_with(|| Download::begin(&lab, SocketAddrV4::new(VIP, 80)))
-        .take(DOWNLOADS)
-        .collect::<Result<_>>()?;
-    let over = AtomicBool::new(false);
-    let new_clients = thread::scope(|scope| -> Result<u32> {
-        let flood = scope.spawn(|| {
-            let sent = flood(&lab, 4 * room);
-            over.store(true, Ordering::Relaxed);
-            sent
-        });
-        let slow = scope.spawn(|| -> Result<()> {
-            while !over.load(Ordering::Relaxed) {
-                downloads.iter_mut().try_for_each(Download::go_on)?;
-            }
-            Ok(())
-        });
-        let mut clients = 0;
-        while !over.load(Ordering::Relaxed) {
-            lab.client.run(&format!("curl --silent --show-error --fail --max-time 10 http://{VIP}/"))?;
-            clients += 1;
-        }
-        flood.join().expect("no panic")?;
-        slow.join().expect("no panic")?;
-        Ok(clients)
-    })?;
-    let status = lab.xipvs("status")?;
-    let gave_way = status.lines().find_map(|line| line.split_once(" half-open or closed ones gave way"));
-    let gave_way: u32 = gave_way.with_context(|| status.clone())?.0.trim().parse()?;
-    // Two entries of each connection did, and all of the flood but what the table holds at the end.
-    ensure!(gave_way > 3 * room, "{status}");
-    ensure!(!status.contains("table-full"), "{status}");
-    ensure!(new_clients > 3, "only {new_clients} new clients, which proves little");
-    downloads.into_iter().try_for_each(Download::finish)
+    for vip in [IpAddr::from(VIP), VIP_IPV6.into()] {
+        let before = gave_way(&lab)?;
+        is_survived(&lab, vip, 4 * room).with_context(|| vip.to_string())?;
+        // Each connection has two entries; of the flood's all but those that the table holds at the end gave way.
+        ensure!(gave_way(&lab)? - before > 3 * room, "{}", lab.xipvs("status")?);
+    }
+    Ok(())
 }

@@ -75,7 +75,9 @@ fn files_come_by_direct_routing() -> Result<()> {
     // The server opens a port and tells it, without its address or with it.
     fetch(&lab, "", &VIP.to_string())?;
     fetch(&lab, "--disable-epsv --no-ftp-skip-pasv-ip", &VIP.to_string())?;
-    fetch(&lab, "", &format!("[{VIP_IPV6}]"))
+    fetch(&lab, "", &format!("[{VIP_IPV6}]"))?;
+    // The client opens one, and the server comes to it from its port 20.
+    fetch(&lab, "--ftp-port -", &VIP.to_string())
 }
 
 #[test]
