@@ -14,6 +14,7 @@ extern crate std;
 pub mod checksum;
 pub mod connection;
 pub mod crc32c;
+pub mod defence;
 pub mod destination;
 pub mod forward;
 pub mod fragment;

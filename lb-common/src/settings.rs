@@ -8,7 +8,7 @@ use crate::protocol::state;
 use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 4;
 
 /// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
 #[doc(alias = "ftpsvc_counter")]
@@ -75,6 +75,10 @@ pub struct Settings {
     pub icmp_rate: u32,
     /// Grows when a destination is deleted: what entries were made good by before is not true any more.
     pub epoch: u32,
+    /// Places of the connection table that had an entry when the sweep last came around.
+    pub occupied: u32,
+    /// The same, of the sets that it has come by since.
+    pub occupied_so_far: u32,
     /// Fills the word.
     pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
@@ -114,6 +118,8 @@ impl Settings {
             sysctls: sysctl::DEFAULTS,
             icmp_rate: 1000,
             epoch: 0,
+            occupied: 0,
+            occupied_so_far: 0,
             reserved: 0,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_SLOTS],

@@ -48,12 +48,14 @@ macro_rules! sysctls {
 }
 
 sysctls! {
-    /// With drop_packet, one of so many new connections is refused.
+    /// With drop_packet=3, one of so many new connections is refused.
     AmDroprate = 0, "am_droprate", 10, [];
+    /// In modes 1 and 2 of drop_packet, so many pages of the connection table, or an eighth of it, are to stay free.
+    Amemthresh = 17, "amemthresh", 1024, [];
     /// 1: a SYN for a closed connection makes a new one; 2 or 3: also for one in FIN_WAIT of which no answer was seen.
     ConnReuseMode = 1, "conn_reuse_mode", 1, [];
-    /// 3: refuse one of am_droprate new connections; 0: none.
-    DropPacket = 2, "drop_packet", 0, [0, 3];
+    /// 3: refuse one of am_droprate new connections; 1, 2: refuse some while the table is full (shown as 2); 0: none.
+    DropPacket = 2, "drop_packet", 0, [0, 1, 2, 3];
     /// 1: connections of a deleted destination end at once, and a SYN moves a connection off one of weight 0.
     ExpireNodestConn = 3, "expire_nodest_conn", 0, [];
     /// 1: a persistence template serves no more when its destination has weight 0.

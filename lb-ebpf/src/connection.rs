@@ -610,14 +610,20 @@ pub extern "C" fn connection_abandon(number: u32) -> u32 {
     1
 }
 
-/// Deletes what is dead in one set, but for templates if `spares` is not 0; called by the sweep.
+/// Deletes what is dead in one set, but for templates if `spares` is not 0; called by the sweep. Returns how many entries are
+/// left, or nearly: one that lies in another set than its connection's client side may go with that.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn connection_sweep_set(number: u32, now: u32, spares: u32) -> u32 {
     let Ok(settings) = settings() else { return 0 };
     let Some(set) = SetRef::at(number) else { return 0 };
+    let mut left = 0u32;
     for slot in 0..WAYS {
-        if set.tag(slot) == 0 || !connection::is_past(set.deadline(slot), now) {
+        if set.tag(slot) == 0 {
+            continue;
+        }
+        if !connection::is_past(set.deadline(slot), now) {
+            left += 1;
             continue;
         }
         let place = set.entry(slot);
@@ -633,7 +639,7 @@ pub extern "C" fn connection_sweep_set(number: u32, now: u32, spares: u32) -> u3
             sweep_server_side(&tuple, &entry.twin(), settings, now);
         }
     }
-    1
+    left
 }
 
 /// A server side whose time has come lives on if its connection does.

@@ -14,6 +14,7 @@ mod adopt;
 mod balance;
 mod clock;
 mod connection;
+mod defence;
 mod forward;
 mod fragment;
 mod icmp;

@@ -22,7 +22,7 @@ use crate::connection::{self, Inserted};
 use crate::forward::{self, NoHop, Verdict};
 use crate::maps::{self, Counted, DestinationRef, Scratch, ServiceRef, SettingsRef};
 use crate::persistence::{self, Choice};
-use crate::{balance, clock, scheduler, service};
+use crate::{balance, clock, defence, scheduler, service};
 
 /// The port that active FTP's data connections come from; IPVS schedules nothing from it.
 const FTP_DATA: u16 = 20;
@@ -48,7 +48,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     if tuple.source_port() == FTP_DATA {
         return Err(Reason::SourcePort20);
     }
-    if is_refused(settings) {
+    if defence::refuses(settings) {
         return Err(Reason::DropPacket);
     }
     let once = is_once(service, &tuple);
@@ -109,16 +109,6 @@ fn opens(settings: SettingsRef, transport: u8, flags: u8) -> bool {
     } else {
         true
     }
-}
-
-/// Whether `drop_packet` refuses this new connection: the first of every `am_droprate`.
-#[inline(always)]
-fn is_refused(settings: SettingsRef) -> bool {
-    if settings.sysctl(Sysctl::DropPacket) == 0 {
-        return false;
-    }
-    let rate = settings.sysctl(Sysctl::AmDroprate);
-    rate <= 1 || settings.take_drop_turn().is_multiple_of(rate)
 }
 
 /// Whether a packet is a connection of its own, of which nothing is kept: one-packet scheduling, UDP only.

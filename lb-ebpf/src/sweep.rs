@@ -38,10 +38,13 @@ pub fn start() -> bool {
 /// One tick: a slice of the table, then the timer again.
 extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -> c_int {
     if let Ok(settings) = settings() {
-        let mut slice = Slice { first: settings.sweep_position(), now: clock::now(settings), spares: 0 };
+        let now = clock::now(settings);
+        let mut slice = Slice { first: settings.sweep_position(), now, spares: 0, occupied: 0 };
         let stride = settings.sweep_stride();
         visit(&mut slice, stride);
-        settings.set_sweep(slice.first.wrapping_add(stride) & settings.set_mask(), slice.now);
+        let next = slice.first.wrapping_add(stride) & settings.set_mask();
+        settings.set_sweep(next, now);
+        settings.add_occupied(slice.occupied, stride != 0 && next <= slice.first);
         stats::take_turn(settings);
     }
     // SAFETY: the kernel hands the callback its own map element.
@@ -53,21 +56,26 @@ extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -
 #[inline(always)]
 pub fn all() -> bool {
     let Ok(settings) = settings() else { return false };
-    let mut slice = Slice { first: 0, now: clock::now(settings), spares: 1 };
+    let now = clock::now(settings);
+    let mut slice = Slice { first: 0, now, spares: 1, occupied: 0 };
     visit(&mut slice, settings.set_mask().wrapping_add(1));
     // Templates last, when no connection is counted that has died.
-    slice.spares = 0;
+    (slice.spares, slice.occupied) = (0, 0);
     visit(&mut slice, settings.set_mask().wrapping_add(1));
-    settings.set_sweep(settings.sweep_position(), slice.now);
+    settings.set_sweep(settings.sweep_position(), now);
+    settings.set_occupied(slice.occupied);
     true
 }
 
-#[repr(C)]
+// Aligned so that two fields written at once are.
+#[repr(C, align(8))]
 struct Slice {
     first: u32,
     now: u32,
     /// Not 0: templates are left alone.
     spares: u32,
+    /// Places with an entry so far.
+    occupied: u32,
 }
 
 #[inline(always)]
@@ -81,7 +89,9 @@ extern "C" fn visit_set(index: u32, slice: *mut Slice) -> i64 {
     let (first, now, spares) = unsafe { ((*slice).first, (*slice).now, (*slice).spares) };
     if let Ok(settings) = settings() {
         let set = first.wrapping_add(index) & settings.set_mask();
-        connection::connection_sweep_set(set, now, spares);
+        let occupied = connection::connection_sweep_set(set, now, spares);
+        // SAFETY: as above.
+        unsafe { (*slice).occupied = (*slice).occupied.wrapping_add(occupied) };
         if settings.sysctl(Sysctl::ExpireNodestConn) != 0 {
             connection::connection_abandon(set);
         }

@@ -40,7 +40,8 @@ impl SettingsRef {
         sweep_stride,
         cpus,
         destinations_used,
-        estimator_turn
+        estimator_turn,
+        occupied
     );
 
     /// [`Settings::seed`].
@@ -111,6 +112,25 @@ impl SettingsRef {
             write_volatile(addr_of_mut!((*self.0).sweep_position), position);
             write_volatile(addr_of_mut!((*self.0).swept_at), now);
         }
+    }
+
+    /// Counts the entries of some more sets; `whole` after the last ones, when the sweep has come around.
+    #[inline(always)]
+    pub fn add_occupied(self, entries: u32, whole: bool) {
+        // SAFETY: as above; only the timer's sweep writes the count so far.
+        let sum = unsafe { read_volatile(addr_of!((*self.0).occupied_so_far)) }.wrapping_add(entries);
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).occupied_so_far), if whole { 0 } else { sum }) };
+        if whole {
+            self.set_occupied(sum);
+        }
+    }
+
+    /// Notes how many places of the connection table have an entry.
+    #[inline(always)]
+    pub fn set_occupied(self, entries: u32) {
+        // SAFETY: as above; one aligned word, of which the newest is as good as any.
+        unsafe { write_volatile(addr_of_mut!((*self.0).occupied), entries) };
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::mem::offset_of;
 
+use lb_common::defence::{self, Fill};
 use lb_common::settings::Settings;
 use lb_common::sysctl::Sysctl;
 
@@ -12,7 +13,6 @@ use crate::director::{Error, Result};
 
 /// What IPVS has and the packet program has not, with the reason.
 const REFUSED: &[(&str, &str)] = &[
-    ("amemthresh", "the tables have a fixed size, and memory does not run low"),
     ("backup_only", "there is no sync daemon yet"),
     ("cache_bypass", "not built yet"),
     ("conntrack", "packets do not reach connection tracking"),
@@ -43,7 +43,14 @@ impl Xdp {
     pub fn sysctls(&mut self) -> Result<Vec<(Sysctl, u32)>> {
         self.look(|maps| {
             let settings = maps.settings();
-            Ok(Sysctl::ALL.iter().map(|sysctl| (*sysctl, settings.sysctls[*sysctl as usize])).collect())
+            let value = |sysctl: Sysctl| settings.sysctls[sysctl as usize];
+            let fill = Fill { occupied: settings.occupied, sets: settings.set_mask.wrapping_add(1) };
+            let scarce = fill.is_scarce(value(Sysctl::Amemthresh));
+            let shown = |sysctl| match sysctl {
+                Sysctl::DropPacket => defence::shown(value(sysctl), scarce),
+                _ => value(sysctl),
+            };
+            Ok(Sysctl::ALL.iter().map(|sysctl| (*sysctl, shown(*sysctl))).collect())
         })
     }
 
@@ -57,7 +64,7 @@ impl Xdp {
         self.change(|maps, _| {
             let offset = offset_of!(Settings, sysctls) + size_of::<u32>() * sysctl as usize;
             maps.settings.store_u32(0, offset, value);
-            if matches!(sysctl, Sysctl::DropPacket | Sysctl::AmDroprate) {
+            if matches!(sysctl, Sysctl::DropPacket | Sysctl::AmDroprate | Sysctl::Amemthresh) {
                 maps.settings.store_u32(0, offset_of!(Settings, drop_turn), 0);
             }
             Ok(())

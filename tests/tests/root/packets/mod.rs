@@ -9,6 +9,7 @@ mod frame;
 
 mod adopt;
 mod agreement;
+mod defence;
 mod direct_route;
 mod expiry;
 mod flood;

@@ -93,7 +93,7 @@ fn what_is_not_there_is_refused_by_name() {
             1,
             "The XDP director does not have conntrack: packets do not reach connection tracking",
         ),
-        ("drop_packet", 1, "drop_packet=1: it can be 0 or 3 here"),
+        ("drop_packet", 4, "drop_packet=4: it can be 0 or 1 or 2 or 3 here"),
         ("dorp_packet", 1, "dorp_packet: IPVS has no such sysctl"),
     ] {
         assert_eq!(fixture.director.set_sysctl(name, value).unwrap_err().to_string(), said);
@@ -110,6 +110,7 @@ fn what_is_not_there_is_refused_by_name() {
         listed,
         [
             ("am_droprate", 10),
+            ("amemthresh", 1024),
             ("conn_reuse_mode", 2),
             ("drop_packet", 0),
             ("expire_nodest_conn", 0),
