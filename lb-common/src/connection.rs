@@ -361,14 +361,15 @@ pub struct Advance {
 /// Runs the state machine of a connection's protocol for a packet.
 ///
 /// `protocol` is [`Tuple::protocol`], `tcp_flags` is [`Packet::tcp_flags`](crate::packet::Packet::tcp_flags), `out` says that the packet came from the destination. A
-/// connection begins in state 0 with [`INACTIVE`] set, and with [`NO_OUTPUT`] unless it is a NAT connection.
+/// connection begins in state 0 with [`INACTIVE`] set, and with [`NO_OUTPUT`] unless it is a NAT connection. `secure` is whether
+/// the `secure_tcp` defence acts.
 #[doc(alias = "set_tcp_state")]
 #[inline(always)]
-pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> Advance {
+pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool, secure: bool) -> Advance {
     let no_output = flags & NO_OUTPUT != 0 && !out;
     let (new_state, active) = if protocol & !IPV6 == Protocol::Tcp.number() {
         let old = tcp::State::from_number(state).unwrap_or(tcp::State::None);
-        let new = tcp::transition(Direction::of(out, no_output), Event::of(tcp_flags), old, false);
+        let new = tcp::transition(Direction::of(out, no_output), Event::of(tcp_flags), old, secure);
         (new as u8, new.is_active())
     } else if protocol & !IPV6 == Protocol::Sctp.number() {
         let old = sctp::State::from_number(state.wrapping_sub(state::SCTP)).unwrap_or(sctp::State::None);
@@ -491,7 +492,7 @@ mod tests {
         let steps =
             [(SYN, false, 3), (SYN | ACK, true, 3), (ACK, false, 1), (FIN_ACK, true, 4), (FIN_ACK, false, 5)];
         for (tcp_flags, out, state) in steps {
-            now = advance(6, now.state, now.flags, tcp_flags, out);
+            now = advance(6, now.state, now.flags, tcp_flags, out, false);
             active += now.active_change;
             assert_eq!(now.state, state);
             assert_eq!(active, i32::from(now.flags & INACTIVE == 0));
@@ -501,12 +502,12 @@ mod tests {
 
     #[test]
     fn a_udp_connection_is_never_active() {
-        let now = advance(17, 0, INACTIVE | NO_OUTPUT | DISPLACED, 0, false);
+        let now = advance(17, 0, INACTIVE | NO_OUTPUT | DISPLACED, 0, false, true);
         assert_eq!(
             now,
             Advance { state: state::UDP, flags: INACTIVE | NO_OUTPUT | DISPLACED, active_change: 0 }
         );
-        assert_eq!(advance(17, now.state, now.flags, 0, true).flags, INACTIVE | DISPLACED);
+        assert_eq!(advance(17, now.state, now.flags, 0, true, true).flags, INACTIVE | DISPLACED);
     }
 
     #[test]
@@ -520,8 +521,8 @@ mod tests {
                         continue;
                     }
                     for tcp_flags in 0..=63 {
-                        for out in [false, true] {
-                            let after = advance(protocol, state, flags, tcp_flags, out);
+                        for (out, secure) in [(false, false), (true, false), (false, true), (true, true)] {
+                            let after = advance(protocol, state, flags, tcp_flags, out, secure);
                             let same = Advance { state, flags, active_change: 0 };
                             if is_steady(protocol, state, flags, tcp_flags, out) {
                                 assert_eq!(after, same, "{protocol} {state} {flags} {tcp_flags} {out}");

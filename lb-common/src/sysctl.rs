@@ -50,11 +50,11 @@ macro_rules! sysctls {
 sysctls! {
     /// With drop_packet=3, one of so many new connections is refused.
     AmDroprate = 0, "am_droprate", 10, [];
-    /// In modes 1 and 2 of drop_packet, so many pages of the connection table, or an eighth of it, are to stay free.
+    /// In modes 1 and 2 of the defences, so many pages of the connection table, or an eighth of it, are to stay free.
     Amemthresh = 17, "amemthresh", 1024, [];
     /// 1: a SYN for a closed connection makes a new one; 2 or 3: also for one in FIN_WAIT of which no answer was seen.
     ConnReuseMode = 1, "conn_reuse_mode", 1, [];
-    /// 3: refuse one of am_droprate new connections; 1, 2: refuse some while the table is full (shown as 2); 0: none.
+    /// 3: refuse one of am_droprate new connections; 1, 2: refuse some while the table is nearly full (shown as 2); 0: none.
     DropPacket = 2, "drop_packet", 0, [0, 1, 2, 3];
     /// 1: connections of a deleted destination end at once, and a SYN moves a connection off one of weight 0.
     ExpireNodestConn = 3, "expire_nodest_conn", 0, [];
@@ -66,6 +66,8 @@ sysctls! {
     LblcrExpiration = 15, "lblcr_expiration", 86_400, [];
     /// 1: what goes around a packet in a tunnel must not be fragmented either if the packet must not.
     PmtuDisc = 5, "pmtu_disc", 1, [];
+    /// 3: TCP goes by the state table for times of attack; 1, 2: while the table is nearly full (shown as 2); 0: never.
+    SecureTcp = 16, "secure_tcp", 0, [0, 1, 2, 3];
     /// 1: any packet of SCTP but an ABORT makes a connection, not an INIT alone.
     SloppySctp = 6, "sloppy_sctp", 0, [];
     /// 1: any segment but a RST makes a connection, not a SYN alone.

@@ -13,11 +13,12 @@ use lb_common::connection::{
 use lb_common::destination::AVAILABLE;
 use lb_common::persistence::assures;
 use lb_common::reason::GAVE_WAY;
+use lb_common::sysctl::Sysctl;
 use lb_common::tuple::Tuple;
 
 use crate::machine::opaque;
 use crate::maps::{self, AddressesRef, DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
-use crate::persistence;
+use crate::{defence, persistence};
 
 /// An entry that was found: where it lies.
 #[derive(Clone, Copy)]
@@ -535,14 +536,16 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
     let tuple = &Tuple { addresses, ports, protocol: protocol as u8 };
     let Ok(settings) = settings() else { return 0 };
     let Some(found) = find(tuple, home(tuple, settings)) else { return 0 };
+    // One number for the stack, which is short here.
+    let event = opaque((event | u32::from(defence::acts(settings, Sysctl::SecureTcp)) << 9).into()) as u32;
     let changed = found.set.locked(|| {
         if !found.holds(tuple) {
             return None;
         }
         let place = found.set.entry(found.slot);
         let entry = place.copy();
-        let next =
-            connection::advance(entry.protocol, entry.state, entry.flags, event as u8, event & 0x100 != 0);
+        let (out, secure) = (event & 0x100 != 0, event & 0x200 != 0);
+        let next = connection::advance(entry.protocol, entry.state, entry.flags, event as u8, out, secure);
         place.set_state(next.state, next.flags);
         found.set.set_deadline(found.slot, now.wrapping_add(settings.timeout(next.state)));
         Some((entry, next))

@@ -7,6 +7,13 @@ use lb_common::sysctl::Sysctl;
 
 use crate::maps::SettingsRef;
 
+/// Whether a defence acts now.
+#[inline(always)]
+pub fn acts(settings: SettingsRef, sysctl: Sysctl) -> bool {
+    let mode = settings.sysctl(sysctl);
+    mode != OFF && defence::acts(mode, fill(settings).is_scarce(settings.sysctl(Sysctl::Amemthresh)))
+}
+
 /// Whether `drop_packet` refuses this new connection: the first of every so many.
 // A function of its own, as there is no room for it on the stack of `xipvs_ipv6_open`.
 #[inline(never)]

@@ -206,7 +206,9 @@ fn new_entry(
     let nat = destination.method() == ForwardingMethod::Masquerade.number();
     let flags = if nat { INACTIVE } else { INACTIVE | NO_OUTPUT };
     let tuple = &packet.tuple;
-    let Advance { state, flags, .. } = rules::advance(tuple.protocol, 0, flags, packet.tcp_flags, false);
+    let secure = defence::acts(settings, Sysctl::SecureTcp);
+    let Advance { state, flags, .. } =
+        rules::advance(tuple.protocol, 0, flags, packet.tcp_flags, false, secure);
     Entry { state, flags, ..client_side(settings, tuple, addresses, id, destination, port, now) }
 }
 

@@ -22,7 +22,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("nat_icmp_send", "not built yet"),
     ("run_estimation", "counting and rates cost the same either way"),
     ("schedule_icmp", "not built yet"),
-    ("secure_tcp", "not built yet"),
     ("snat_reroute", "answers are routed by the packet program"),
     ("sync_persist_mode", "there is no sync daemon yet"),
     ("sync_ports", "there is no sync daemon yet"),
@@ -47,7 +46,7 @@ impl Xdp {
             let fill = Fill { occupied: settings.occupied, sets: settings.set_mask.wrapping_add(1) };
             let scarce = fill.is_scarce(value(Sysctl::Amemthresh));
             let shown = |sysctl| match sysctl {
-                Sysctl::DropPacket => defence::shown(value(sysctl), scarce),
+                Sysctl::DropPacket | Sysctl::SecureTcp => defence::shown(value(sysctl), scarce),
                 _ => value(sysctl),
             };
             Ok(Sysctl::ALL.iter().map(|sysctl| (*sysctl, shown(*sysctl))).collect())

@@ -82,6 +82,23 @@ fn drop_packet_acts_by_itself_while_places_are_scarce() {
 }
 
 #[test]
+fn secure_tcp_acts_by_itself_while_places_are_scarce() {
+    let mut fixture = configured("-g", &[("secure_tcp", 1)]);
+    assert_eq!(send(&fixture, client(40000), SYN), None);
+    fill(&fixture, 420);
+    assert_eq!(shown(&mut fixture, Sysctl::SecureTcp), 2);
+    // One that gives way to no other has its own place: the table is not full.
+    assert_eq!(send(&fixture, client(40001), SYN), None);
+    let states = fixture.states();
+    assert_eq!((states[&client(40000)], states[&client(40001)]), ("SYN_RECV", "SYNACK"));
+    fixture.wait(121_000);
+    fixture.sweep();
+    assert_eq!(shown(&mut fixture, Sysctl::SecureTcp), 1);
+    assert_eq!(send(&fixture, client(40002), SYN), None);
+    assert_eq!(fixture.states()[&client(40002)], "SYN_RECV");
+}
+
+#[test]
 fn the_timer_counts_how_full_the_table_is() {
     let fixture = configured("-m", &[]);
     for port in 40000..40020 {

@@ -314,7 +314,7 @@ impl Model {
         let number = self.schedule(&tuple).ok_or(Reason::NoDestination)?;
         let chosen = &mut self.destinations[number];
         let flags = if chosen.nat { INACTIVE } else { INACTIVE | NO_OUTPUT };
-        let begin = rules::advance(tuple.protocol, 0, flags, packet.tcp_flags, false);
+        let begin = rules::advance(tuple.protocol, 0, flags, packet.tcp_flags, false, false);
         let port = if chosen.key.port() == 0 { tuple.destination_port() } else { chosen.key.port() };
         let connection = Connection {
             destination: number,
@@ -493,7 +493,8 @@ impl Model {
         }
         let tcp_flags = packet.tcp_flags;
         let Some(connection) = self.connections.get_mut(client_side) else { return };
-        let next = rules::advance(client_side.protocol, connection.state, connection.flags, tcp_flags, out);
+        let next =
+            rules::advance(client_side.protocol, connection.state, connection.flags, tcp_flags, out, false);
         let timeout = self.settings.timeouts[usize::from(next.state)];
         (connection.state, connection.flags) = (next.state, next.flags);
         let ticks = self.settings.ticks_per_second;

@@ -118,6 +118,7 @@ fn what_is_not_there_is_refused_by_name() {
             ("lblc_expiration", 86_400),
             ("lblcr_expiration", 86_400),
             ("pmtu_disc", 1),
+            ("secure_tcp", 0),
             ("sloppy_sctp", 0),
             ("sloppy_tcp", 0)
         ]

@@ -1,7 +1,7 @@
 //! Every transition of IPVS's TCP table that packets can reach, with the timeout and the count that follow.
 //!
 //! The cells are typed from the specification, not taken from `lb-common`. NONE is left by the first packet alone;
-//! LAST_ACK, LISTEN and (without `secure_tcp`) SYNACK nothing leads to.
+//! LAST_ACK, LISTEN and (without `secure_tcp`) SYNACK nothing leads to. Of `secure_tcp`'s table only rows are here that differ.
 
 use xipvs::director::xdp::maps::TableEntry;
 
@@ -95,11 +95,38 @@ const DIRECT_IN: [Row; 3] = [
     (CLS_W, ANSWERED_TO_CLOSE_WAIT,  [CLOSE, SYN_R, CLS_W, CLS_W, CLOSE]),
 ];
 
+const SYN_A: &str = "SYNACK";
+
+/// With `secure_tcp`, which has a NAT connection established by an ACK of the server alone.
+#[rustfmt::skip]
+const SECURE_IN: [Row; 3] = [
+    (SYN_R, TO_SYN_RECV,    [SYN_R, SYN_R, TIM_W, SYN_R, CLOSE]),
+    (SYN_A, ANSWERED,       [CLOSE, SYN_A, SYN_A, SYN_A, CLOSE]),
+    (EST,   SECURE_TO_EST,  [CLOSE, EST,   CLS_W, EST,   CLOSE]),
+];
+
+#[rustfmt::skip]
+const SECURE_OUT: [Row; 2] = [
+    (SYN_R, TO_SYN_RECV,    [CLOSE, SYN_A, TIM_W, EST,   CLOSE]),
+    (SYN_A, ANSWERED,       [CLOSE, SYN_A, TIM_W, EST,   CLOSE]),
+];
+
+#[rustfmt::skip]
+const SECURE_INPUT_ONLY: [Row; 5] = [
+    (SYN_A, TO_SYN_RECV,         [CLOSE, SYN_A, TIM_W, EST,   CLOSE]),
+    (EST,   TO_ESTABLISHED,      [CLOSE, EST,   FIN_W, EST,   CLOSE]),
+    (FIN_W, DIRECT_TO_FIN_WAIT,  [CLOSE, SYN_A, FIN_W, FIN_W, CLOSE]),
+    (TIM_W, DIRECT_TO_TIME_WAIT, [CLOSE, SYN_A, TIM_W, TIM_W, CLOSE]),
+    (CLOSE, DIRECT_TO_CLOSE,     [CLOSE, SYN_A, CLOSE, CLOSE, CLOSE]),
+];
+
+const SECURE_TO_EST: &[Segment] = &[C(SYN), S(SYN | ACK), C(ACK), S(ACK)];
+
 /// Seconds, and whether the state counts as active.
 fn timeout(state: &str) -> (u32, bool) {
     match state {
         EST => (900, true),
-        SYN_S => (120, true),
+        SYN_S | SYN_A => (120, true),
         SYN_R => (60, true),
         FIN_W | TIM_W => (120, false),
         CLOSE => (10, false),
@@ -109,10 +136,17 @@ fn timeout(state: &str) -> (u32, bool) {
 }
 
 fn check(method: &str, rows: &[Row], event: fn(u8) -> Segment) {
+    check_with(method, &[], rows, event);
+}
+
+fn check_with(method: &str, sysctls: &[(&str, u32)], rows: &[Row], event: fn(u8) -> Segment) {
     let mut fixture = Fixture::configured("-A -t 192.168.1.100:80 -s rr");
     fixture.ipvsadm(&format!("-a -t 192.168.1.100:80 -r 10.0.0.11:80 {method}"));
     // So that a SYN goes into the table whatever the state, and does not make a new connection.
     fixture.director.set_sysctl("conn_reuse_mode", 0).unwrap();
+    for (name, value) in sysctls {
+        fixture.director.set_sysctl(name, *value).unwrap();
+    }
     let answers_from = if method == "-m" { server(1, 80) } else { VIP };
     let mut port = 40000;
     let mut wanted = (0, 0);
@@ -171,4 +205,28 @@ fn of_a_direct_routing_server_that_is_seen() {
 #[test]
 fn of_a_client_whose_direct_routing_server_was_seen() {
     check("-g", &DIRECT_IN, C);
+}
+
+const SECURE: &[(&str, u32)] = &[("secure_tcp", 3)];
+
+#[test]
+fn of_a_nat_client_under_secure_tcp() {
+    check_with("-m", SECURE, &SECURE_IN, C);
+}
+
+#[test]
+fn of_a_nat_server_under_secure_tcp() {
+    check_with("-m", SECURE, &SECURE_OUT, S);
+}
+
+#[test]
+fn of_a_client_whose_server_is_not_seen_under_secure_tcp() {
+    check_with("-g", SECURE, &SECURE_INPUT_ONLY, C);
+}
+
+#[test]
+fn secure_tcp_that_is_idle_changes_nothing() {
+    // The table is empty, so that no place is scarce.
+    check_with("-m", &[("secure_tcp", 1)], &NAT_IN, C);
+    check_with("-m", &[("secure_tcp", 2)], &NAT_OUT, S);
 }
