@@ -32,6 +32,12 @@ pub const INACTIVE: u8 = 0x01;
 pub const NO_OUTPUT: u8 = 0x02;
 /// [`Entry::flags`]: the entry lies outside its home set.
 pub const DISPLACED: u8 = 0x04;
+/// [`Entry::flags`]: in these bits are counted the packets of the client that the state machine has seen, up to
+/// [`MANY_PACKETS`]: not all, as those of the steady state pass it by but for one a second.
+#[doc(alias = "in_pkts")]
+pub const PACKETS: u8 = 0xf0;
+/// As many packets as [`PACKETS`] can count, or more.
+pub const MANY_PACKETS: u8 = packets(PACKETS);
 
 /// The word of [`Entry::link`] in which a template counts the connections that it controls.
 pub const CONTROLS: usize = 0;
@@ -67,7 +73,7 @@ pub struct Entry {
     pub network_delta: u16,
     /// NAT: what the transport checksum changes by, as a one's complement number.
     pub transport_delta: u16,
-    /// [`INACTIVE`], [`NO_OUTPUT`], [`DISPLACED`].
+    /// [`INACTIVE`], [`NO_OUTPUT`], [`DISPLACED`], [`PACKETS`].
     pub flags: u8,
     /// Lowest byte of [`crate::settings::Settings::epoch`] when the next hop was looked up.
     pub epoch: u8,
@@ -331,6 +337,18 @@ pub const fn is_stale(deadline: u32, now: u32, timeout: u32, ticks_per_second: u
     change.unsigned_abs() > quantum(timeout, ticks_per_second)
 }
 
+/// How many packets [`PACKETS`] counts.
+#[inline(always)]
+pub const fn packets(flags: u8) -> u8 {
+    flags >> PACKETS.trailing_zeros()
+}
+
+/// The flags after one more packet of the client.
+#[inline(always)]
+const fn count_packet(flags: u8) -> u8 {
+    if packets(flags) == MANY_PACKETS { flags } else { flags + (1 << PACKETS.trailing_zeros()) }
+}
+
 /// The state of an SCTP association in which data flows.
 const SCTP_ESTABLISHED: u8 = state::SCTP + sctp::State::Established as u8;
 
@@ -380,7 +398,7 @@ pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool, sec
         (state::UDP, false)
     };
     let was_active = flags & INACTIVE == 0;
-    let kept = flags & !(INACTIVE | NO_OUTPUT);
+    let kept = (if out { flags } else { count_packet(flags) }) & !(INACTIVE | NO_OUTPUT);
     Advance {
         state: new_state,
         flags: kept | if active { 0 } else { INACTIVE } | if no_output { NO_OUTPUT } else { 0 },
@@ -388,8 +406,8 @@ pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool, sec
     }
 }
 
-/// Whether a packet leaves state and flags of a connection as they are: the steady state, in which only the
-/// deadline may have to move.
+/// Whether a packet leaves state and flags of a connection as they are, but for the count of packets: the steady state, in
+/// which only the deadline may have to move.
 #[inline(always)]
 pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> bool {
     const FLAGS: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
@@ -501,13 +519,24 @@ mod tests {
     }
 
     #[test]
+    fn packets_of_the_client_are_counted_up_to_many() {
+        let mut flags = INACTIVE | NO_OUTPUT | DISPLACED;
+        for number in 1..40 {
+            flags = advance(17, state::UDP, flags, 0, false, false).flags;
+            assert_eq!(packets(flags), if number < MANY_PACKETS { number } else { MANY_PACKETS });
+            assert_eq!(flags & !PACKETS, INACTIVE | NO_OUTPUT | DISPLACED);
+            assert_eq!(packets(advance(17, state::UDP, flags, 0, true, false).flags), packets(flags));
+        }
+    }
+
+    #[test]
     fn a_udp_connection_is_never_active() {
         let now = advance(17, 0, INACTIVE | NO_OUTPUT | DISPLACED, 0, false, true);
         assert_eq!(
             now,
-            Advance { state: state::UDP, flags: INACTIVE | NO_OUTPUT | DISPLACED, active_change: 0 }
+            Advance { state: state::UDP, flags: INACTIVE | NO_OUTPUT | DISPLACED | 0x10, active_change: 0 }
         );
-        assert_eq!(advance(17, now.state, now.flags, 0, true, true).flags, INACTIVE | DISPLACED);
+        assert_eq!(advance(17, now.state, now.flags, 0, true, true).flags, INACTIVE | DISPLACED | 0x10);
     }
 
     #[test]
@@ -523,8 +552,9 @@ mod tests {
                     for tcp_flags in 0..=63 {
                         for (out, secure) in [(false, false), (true, false), (false, true), (true, true)] {
                             let after = advance(protocol, state, flags, tcp_flags, out, secure);
+                            let flags = if out { flags } else { count_packet(flags) };
                             let same = Advance { state, flags, active_change: 0 };
-                            if is_steady(protocol, state, flags, tcp_flags, out) {
+                            if is_steady(protocol, state, flags & !PACKETS, tcp_flags, out) {
                                 assert_eq!(after, same, "{protocol} {state} {flags} {tcp_flags} {out}");
                             }
                         }

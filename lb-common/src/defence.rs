@@ -1,11 +1,12 @@
 //! The defences against floods: when they act, and how hard.
 //!
 //! IPVS judges once a second by the memory that is free. Tables of a fixed size do not run out of memory but of places, so
-//! here the free places of the connection table are judged, in pages of memory too. What is done then is not decided
-//! here, but by whoever makes, advances and sweeps connections.
-//! IPVS counterpart: `update_defense_level` in `ip_vs_ctl.c`.
+//! here the free places of the connection table are judged, in pages of memory too. `secure_tcp` acts in
+//! [`crate::protocol::tcp`].
+//! IPVS counterpart: `update_defense_level` in `ip_vs_ctl.c`, `ip_vs_random_dropentry` in `ip_vs_conn.c`.
 
-use crate::connection::{Set, WAYS};
+use crate::connection::{Entry, Set, TEMPLATE, WAYS, packets};
+use crate::protocol::{Protocol, sctp, state, tcp};
 
 /// Places for entries that a page of memory (4,096 bytes) of the connection table has.
 const PER_PAGE: u32 = 4096 / size_of::<Set>() as u32 * WAYS as u32;
@@ -93,9 +94,59 @@ pub const fn drop_rate(mode: u32, always: u32, fill: Fill, pages: u32) -> u32 {
     }
 }
 
+/// The part of the table that `drop_entry` comes by in a second: one in so many of its sets, drawn anew each time.
+pub const SHARE: u32 = 32;
+
+/// Seconds without a packet after which `drop_entry` may end a connection that is established.
+pub const IDLE_FOR: u32 = 60;
+
+/// Most packets that such a connection can have had.
+const FEW_PACKETS: u8 = 8;
+
+/// Whether an entry falls that `drop_entry` comes by: one that is half-open, or a template that nothing has confirmed and that
+/// controls nothing; and of connections that few packets came for and none for `idle` seconds one in so many as there
+/// came.
+///
+/// `random` is a random number, `once` whether the template's service does one-packet scheduling: then IPVS goes by the
+/// template's packets, and there are none.
+#[doc(alias = "todrop_entry")]
+#[inline(always)]
+pub const fn falls(entry: &Entry, idle: u32, once: bool, random: u32) -> bool {
+    const SCTP_ESTABLISHED: u8 = state::SCTP + sctp::State::Established as u8;
+    if entry.role == TEMPLATE {
+        return !once && entry.state != state::ASSURED && entry.controls() == 0;
+    }
+    let transport = entry.tuple().transport();
+    let (tcp, sctp) = (transport == Protocol::Tcp.number(), transport == Protocol::Sctp.number());
+    let half_open = [tcp::State::SynRecv as u8, tcp::State::SynAck as u8];
+    if tcp && (entry.state == half_open[0] || entry.state == half_open[1]) {
+        return true;
+    }
+    let half_open = [state::SCTP + sctp::State::Init1 as u8, state::SCTP + sctp::State::Init as u8];
+    if sctp && (entry.state == half_open[0] || entry.state == half_open[1]) {
+        return true;
+    }
+    if tcp && entry.state != tcp::State::Established as u8 || sctp && entry.state != SCTP_ESTABLISHED {
+        return false;
+    }
+    let packets = packets(entry.flags);
+    idle >= IDLE_FOR && packets != 0 && packets <= FEW_PACKETS && random.is_multiple_of(packets as u32)
+}
+
+/// For how many ticks no packet has come, of a connection whose state lasts `timeout` ticks.
+#[inline(always)]
+pub const fn idle(deadline: u32, timeout: u32, now: u32) -> u32 {
+    timeout.saturating_sub(deadline.wrapping_sub(now))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
+    use zerocopy::FromZeros;
+
     use super::*;
+    use crate::connection::CONTROLS;
 
     /// The table that a director has unless told otherwise, with so many of its 458,752 places free.
     const fn usual(free: u32) -> Fill {
@@ -140,5 +191,59 @@ mod tests {
         let rate = |mode, always, free| drop_rate(mode, always, usual(free), 1024);
         assert_eq!([rate(0, 10, 0), rate(1, 10, 0), rate(2, 10, 28_672), rate(3, 10, 0)], [0, 1, 2, 10]);
         assert_eq!([rate(1, 10, 60_000), rate(2, 10, 60_000), rate(3, 0, 60_000)], [0, 0, 1]);
+    }
+
+    /// The states of a protocol in which a connection falls by a random 0.
+    fn falling(
+        protocol: Protocol,
+        packets: u8,
+        idle: u32,
+        states: core::ops::Range<u8>,
+    ) -> Vec<&'static str> {
+        let entry =
+            |state| Entry { protocol: protocol.number(), state, flags: packets << 4, ..Entry::new_zeroed() };
+        states.filter(|state| falls(&entry(*state), idle, false, 0)).map(state::name).collect()
+    }
+
+    #[test]
+    fn half_open_connections_fall() {
+        let sctp = state::SCTP..state::SCTP + 14;
+        assert_eq!(falling(Protocol::Tcp, 1, 0, 0..11), ["SYN_RECV", "SYNACK"]);
+        assert_eq!(falling(Protocol::Tcp, 15, 900, 0..11), ["SYN_RECV", "SYNACK"]);
+        assert_eq!(falling(Protocol::Sctp, 1, 59, sctp), ["INIT1", "INIT"]);
+        assert_eq!(falling(Protocol::Udp, 1, 59, state::UDP..state::UDP + 1), [""; 0]);
+    }
+
+    #[test]
+    fn others_fall_if_idle_and_of_few_packets() {
+        let sctp = state::SCTP..state::SCTP + 14;
+        assert_eq!(falling(Protocol::Tcp, 8, 60, 0..11), ["ESTABLISHED", "SYN_RECV", "SYNACK"]);
+        assert_eq!(falling(Protocol::Sctp, 8, 60, sctp), ["INIT1", "INIT", "ESTABLISHED"]);
+        assert_eq!(falling(Protocol::Udp, 1, 60, state::UDP..state::UDP + 1), ["UDP"]);
+        for packets in [0, 9, 15] {
+            assert_eq!(falling(Protocol::Udp, packets, 60, state::UDP..state::UDP + 1), [""; 0]);
+        }
+        let entry = Entry { protocol: 17, state: state::UDP, flags: 3 << 4, ..Entry::new_zeroed() };
+        let turns: Vec<u32> = (0..7).filter(|random| falls(&entry, 60, false, *random)).collect();
+        assert_eq!(turns, [0, 3, 6]);
+    }
+
+    #[test]
+    fn templates_fall_that_are_good_for_nothing() {
+        let template = Entry { role: TEMPLATE, protocol: !6, ..Entry::new_zeroed() };
+        assert!(falls(&template, 0, false, 1) && !falls(&template, 0, true, 0));
+        assert!(!falls(&Entry { state: state::ASSURED, ..template }, 900, false, 0));
+        let mut controls = template;
+        controls.link[CONTROLS] = 1;
+        assert!(!falls(&controls, 900, false, 0));
+    }
+
+    #[test]
+    fn idle_is_what_the_deadline_lacks() {
+        assert_eq!(idle(1900, 900, 1000), 0);
+        assert_eq!(idle(1900, 900, 1060), 60);
+        assert_eq!(idle(20, 900, u32::MAX - 79), 800);
+        // Moved on by a longer timeout that there was before.
+        assert_eq!(idle(1900, 300, 1000), 0);
     }
 }

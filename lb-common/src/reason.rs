@@ -117,11 +117,13 @@ reasons! {
 
 /// The place among the counters of reasons where connections are counted that gave way to new ones: no packet's end.
 pub const GAVE_WAY: usize = REASON_SLOTS - 1;
+/// The place where connections and templates are counted that fell to `drop_entry`.
+pub const FELL: usize = REASON_SLOTS - 2;
 
 /// Room for reason counters in the maps; more than there are reasons, so that a new one moves nothing.
 pub const REASON_SLOTS: usize = 64;
 
-const _: () = assert!(Reason::ALL.len() < REASON_SLOTS);
+const _: () = assert!(Reason::ALL.len() <= FELL);
 
 #[cfg(test)]
 mod tests {

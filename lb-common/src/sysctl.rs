@@ -54,6 +54,9 @@ sysctls! {
     Amemthresh = 17, "amemthresh", 1024, [];
     /// 1: a SYN for a closed connection makes a new one; 2 or 3: also for one in FIN_WAIT of which no answer was seen.
     ConnReuseMode = 1, "conn_reuse_mode", 1, [];
+    /// 3: end half-open connections, a share of the table a second, and some idle ones; 1, 2: while the table is nearly full
+    /// (shown as 2); 0: none.
+    DropEntry = 13, "drop_entry", 0, [0, 1, 2, 3];
     /// 3: refuse one of am_droprate new connections; 1, 2: refuse some while the table is nearly full (shown as 2); 0: none.
     DropPacket = 2, "drop_packet", 0, [0, 1, 2, 3];
     /// 1: connections of a deleted destination end at once, and a SYN moves a connection off one of weight 0.

@@ -5,7 +5,7 @@
 //! counterpart: `ip_vs_proc_conn` of the backup sync daemon.
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::connection::{Addresses, Adopted, Adoption, CLIENT_SIDE, Entry, TEMPLATE, is_past};
+use lb_common::connection::{Addresses, Adopted, Adoption, CLIENT_SIDE, Entry, PACKETS, TEMPLATE, is_past};
 use lb_common::packet::Frame as _;
 use lb_common::tuple::Tuple;
 
@@ -69,7 +69,8 @@ fn take_over_connection(
     *server_addresses = client_addresses.twin(CLIENT_SIDE);
     *entry = Entry {
         state: wanted.state,
-        flags: wanted.flags,
+        // Nobody knows how many packets it has had.
+        flags: wanted.flags | PACKETS,
         template: persistence::join(wanted.service, tuple, wanted.destination),
         ..client_side(settings, tuple, client_addresses, wanted.destination, destination, wanted.port, now)
     };

@@ -390,16 +390,11 @@ pub extern "C" fn connection_give_way(place: u32, now: u32) -> u32 {
         let entry = set.entry(slot).copy();
         (entry.role, if entry.role == SERVER_SIDE { entry.twin() } else { entry.tuple() })
     });
-    let gone = if role == TEMPLATE {
-        set.set_deadline(slot, now);
-        persistence::persistence_expire(place, now)
-    } else {
-        connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 0, now)
-    };
-    if gone != 0 {
+    let gone = if role == TEMPLATE { persistence::end(place, now) } else { remove(&tuple) };
+    if gone {
         maps::count_at(GAVE_WAY);
     }
-    gone
+    gone.into()
 }
 
 /// When an entry may be taken out.
@@ -436,10 +431,23 @@ fn take(tuple: &Tuple, settings: SettingsRef, when: When) -> Option<Entry> {
     Some(entry)
 }
 
-/// Removes a connection by its client side: both entries, and what the destination counts of it.
+/// Removes a connection by its client side: both entries, and what the destination counts of it. Whether it was there.
 #[inline(always)]
-pub fn remove(tuple: &Tuple) {
-    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 0, 0);
+pub fn remove(tuple: &Tuple) -> bool {
+    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 0, 0) != 0
+}
+
+/// Removes a connection before its time, and its template with it if that was for nothing else. Whether it was there.
+#[inline(always)]
+pub fn end(entry: &Entry, now: u32) -> bool {
+    let gone = remove(&entry.tuple());
+    if gone && let Some(template) = Found::at(entry.template) {
+        let copy = template.set.locked(|| template.entry().copy());
+        if copy.role == TEMPLATE && connection::is_expendable(&copy) {
+            persistence::end(entry.template, now);
+        }
+    }
+    gone
 }
 
 /// Removes a connection by its client side if its deadline has come by `now`.

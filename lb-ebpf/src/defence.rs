@@ -1,11 +1,16 @@
-//! Whether the defences against floods act, by what the sweep has counted.
+//! The defences against floods: whether they act, by what the sweep has counted, and what falls to `drop_entry`.
 //!
-//! IPVS counterpart: `update_defense_level` in `ip_vs_ctl.c`.
+//! IPVS counterpart: `update_defense_level` in `ip_vs_ctl.c`, `ip_vs_random_dropentry` in `ip_vs_conn.c`.
 
-use lb_common::defence::{self, Fill, OFF};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use lb_common::connection::{CLIENT_SIDE, Entry, TEMPLATE, WAYS, is_past};
+use lb_common::defence::{self, Fill, OFF, SHARE, idle};
+use lb_common::reason::FELL;
+use lb_common::service::flags;
 use lb_common::sysctl::Sysctl;
 
-use crate::maps::SettingsRef;
+use crate::maps::{self, DestinationRef, ServiceRef, SetRef, SettingsRef, settings};
+use crate::{connection, persistence};
 
 /// Whether a defence acts now.
 #[inline(always)]
@@ -30,4 +35,53 @@ pub fn refuses(settings: SettingsRef) -> bool {
 #[inline(always)]
 fn fill(settings: SettingsRef) -> Fill {
     Fill { occupied: settings.occupied(), sets: settings.set_mask().wrapping_add(1) }
+}
+
+/// Whether this is one of the sets that `drop_entry` comes by now.
+#[inline(always)]
+pub fn comes_by() -> bool {
+    random().is_multiple_of(SHARE)
+}
+
+/// Ends what is to fall in one set; called by the sweep.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn defence_drop_entries(number: u32, now: u32) -> u32 {
+    let (Ok(settings), Some(set)) = (settings(), SetRef::at(number)) else { return 0 };
+    let ticks = settings.ticks_per_second().max(1);
+    for slot in 0..WAYS {
+        let (place, deadline) = (set.entry(slot), set.deadline(slot));
+        if set.tag(slot) == 0 || place.role() != CLIENT_SIDE && place.role() != TEMPLATE {
+            continue;
+        }
+        let entry = set.locked(|| place.copy());
+        let idle = idle(deadline, settings.timeout(entry.state), now) / ticks;
+        if is_past(deadline, now) || !defence::falls(&entry, idle, is_once(&entry), random()) {
+            continue;
+        }
+        let gone = if entry.role == TEMPLATE {
+            persistence::end(Entry::place(number, slot), now)
+        } else {
+            connection::end(&entry, now)
+        };
+        if gone {
+            maps::count_at(FELL);
+        }
+    }
+    1
+}
+
+/// Whether an entry is a template of a service that does one-packet scheduling.
+#[inline(always)]
+fn is_once(entry: &Entry) -> bool {
+    let service = DestinationRef::at(entry.destination)
+        .filter(|_| entry.role == TEMPLATE)
+        .and_then(|destination| ServiceRef::at(destination.service()));
+    service.is_some_and(|service| service.flags() & flags::ONE_PACKET != 0)
+}
+
+#[inline(always)]
+fn random() -> u32 {
+    // SAFETY: the helper takes nothing.
+    unsafe { bpf_get_prandom_u32() }
 }

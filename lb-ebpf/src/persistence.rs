@@ -290,6 +290,15 @@ pub extern "C" fn persistence_confirm(template: u32) -> u32 {
     1
 }
 
+/// Has a template's time be over: it goes if it controls no connection. Whether it did.
+#[inline(always)]
+pub fn end(template: u32, now: u32) -> bool {
+    if let Some(Found { set, slot, .. }) = Found::at(template) {
+        set.set_deadline(slot, now);
+    }
+    persistence_expire(template, now) != 0
+}
+
 /// [`persistence_expire`], of one that was found.
 #[inline(always)]
 pub fn expire(template: Found, now: u32) {

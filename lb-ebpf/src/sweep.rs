@@ -12,7 +12,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_timer_init, bpf_timer_set_callb
 use lb_common::sysctl::Sysctl;
 
 use crate::maps::{SWEEPER, Sweeper, settings};
-use crate::{clock, connection, stats};
+use crate::{clock, connection, defence, stats};
 
 /// Nanoseconds between two ticks of the sweep: 128 a second.
 const PERIOD: u64 = 1_000_000_000 / 128;
@@ -39,7 +39,8 @@ pub fn start() -> bool {
 extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -> c_int {
     if let Ok(settings) = settings() {
         let now = clock::now(settings);
-        let mut slice = Slice { first: settings.sweep_position(), now, spares: 0, occupied: 0 };
+        let drops = defence::acts(settings, Sysctl::DropEntry).into();
+        let mut slice = Slice { first: settings.sweep_position(), now, spares: 0, occupied: 0, drops };
         let stride = settings.sweep_stride();
         visit(&mut slice, stride);
         let next = slice.first.wrapping_add(stride) & settings.set_mask();
@@ -57,7 +58,7 @@ extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -
 pub fn all() -> bool {
     let Ok(settings) = settings() else { return false };
     let now = clock::now(settings);
-    let mut slice = Slice { first: 0, now, spares: 1, occupied: 0 };
+    let mut slice = Slice { first: 0, now, spares: 1, occupied: 0, drops: 0 };
     visit(&mut slice, settings.set_mask().wrapping_add(1));
     // Templates last, when no connection is counted that has died.
     (slice.spares, slice.occupied) = (0, 0);
@@ -69,6 +70,7 @@ pub fn all() -> bool {
 
 // Aligned so that two fields written at once are.
 #[repr(C, align(8))]
+#[derive(Clone, Copy)]
 struct Slice {
     first: u32,
     now: u32,
@@ -76,6 +78,8 @@ struct Slice {
     spares: u32,
     /// Places with an entry so far.
     occupied: u32,
+    /// Not 0: `drop_entry` comes by.
+    drops: u32,
 }
 
 #[inline(always)]
@@ -86,7 +90,7 @@ fn visit(slice: &mut Slice, sets: u32) {
 
 extern "C" fn visit_set(index: u32, slice: *mut Slice) -> i64 {
     // SAFETY: `visit` passes a live slice.
-    let (first, now, spares) = unsafe { ((*slice).first, (*slice).now, (*slice).spares) };
+    let Slice { first, now, spares, drops, .. } = unsafe { *slice };
     if let Ok(settings) = settings() {
         let set = first.wrapping_add(index) & settings.set_mask();
         let occupied = connection::connection_sweep_set(set, now, spares);
@@ -94,6 +98,9 @@ extern "C" fn visit_set(index: u32, slice: *mut Slice) -> i64 {
         unsafe { (*slice).occupied = (*slice).occupied.wrapping_add(occupied) };
         if settings.sysctl(Sysctl::ExpireNodestConn) != 0 {
             connection::connection_abandon(set);
+        }
+        if drops != 0 && defence::comes_by() {
+            defence::defence_drop_entries(set, now);
         }
     }
     0

@@ -44,6 +44,10 @@ pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
         writeln!(to, "{:<12}  {} half-open or closed ones gave way to new ones", "", maps.gave_way())?;
     }
 
+    if maps.fell() > 0 {
+        writeln!(to, "{:<12}  {} fell to drop_entry", "", maps.fell())?;
+    }
+
     let reasons = maps.reasons().into_iter().filter(|(_, count)| all || *count > 0);
     for (position, (reason, count)) in reasons.enumerate() {
         if position == 0 {

@@ -136,9 +136,9 @@ impl DestinationRef {
         status: u8 = status;
         method: u8 = method;
         family: u8 = family;
-        service: u32 = service;
         port: u16 = port;
         weight: u32 = weight;
+        service: u32 = service;
         active: u32 = load.active;
         total: u32 = load.total;
         overloaded: u32 = load.overloaded;

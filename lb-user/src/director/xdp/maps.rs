@@ -14,7 +14,7 @@ use lb_common::connection::{AddressSet, Addresses, Adopted, Adoption, Entry, Set
 use lb_common::destination::{CounterLine, Counters, Destination, DestinationId, Hop};
 use lb_common::mark::Rule;
 use lb_common::protocol::{sctp, state, tcp};
-use lb_common::reason::{GAVE_WAY, REASON_SLOTS, Reason};
+use lb_common::reason::{FELL, GAVE_WAY, REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{LAYOUT, Settings};
 use lb_common::stats::{Estimator, Rates};
@@ -276,6 +276,11 @@ impl Maps {
     /// How many connections gave way to new ones that had no room.
     pub fn gave_way(&self) -> u64 {
         self.counted_at(GAVE_WAY)
+    }
+
+    /// How many connections and templates fell to `drop_entry`.
+    pub fn fell(&self) -> u64 {
+        self.counted_at(FELL)
     }
 
     /// The sum over all CPUs at a place among the reasons.

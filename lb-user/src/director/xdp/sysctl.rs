@@ -17,7 +17,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("cache_bypass", "not built yet"),
     ("conntrack", "packets do not reach connection tracking"),
     ("debug_level", "the program logs nothing"),
-    ("drop_entry", "half-open connections give way by themselves when there is no room"),
     ("ignore_tunneled", "nothing is marked for others to ignore"),
     ("nat_icmp_send", "not built yet"),
     ("run_estimation", "counting and rates cost the same either way"),
@@ -46,7 +45,9 @@ impl Xdp {
             let fill = Fill { occupied: settings.occupied, sets: settings.set_mask.wrapping_add(1) };
             let scarce = fill.is_scarce(value(Sysctl::Amemthresh));
             let shown = |sysctl| match sysctl {
-                Sysctl::DropPacket | Sysctl::SecureTcp => defence::shown(value(sysctl), scarce),
+                Sysctl::DropEntry | Sysctl::DropPacket | Sysctl::SecureTcp => {
+                    defence::shown(value(sysctl), scarce)
+                }
                 _ => value(sysctl),
             };
             Ok(Sysctl::ALL.iter().map(|sysctl| (*sysctl, shown(*sysctl))).collect())

@@ -112,6 +112,7 @@ fn what_is_not_there_is_refused_by_name() {
             ("am_droprate", 10),
             ("amemthresh", 1024),
             ("conn_reuse_mode", 2),
+            ("drop_entry", 0),
             ("drop_packet", 0),
             ("expire_nodest_conn", 0),
             ("expire_quiescent_template", 0),
