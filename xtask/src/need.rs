@@ -175,6 +175,13 @@ pub const NEEDS: &[Need] = &[
         probe: || program("ipvsadm"),
         ways: &[Way::Apt { packages: &["ipvsadm"], services: &["ipvsadm"] }],
     },
+    // Scenarios have netfilter mark packets.
+    Need {
+        name: "iptables",
+        group: Group::Vm,
+        probe: || program("iptables"),
+        ways: &[Way::Apt { packages: &["iptables"], services: &[] }],
+    },
     Need {
         name: "keepalived",
         group: Group::Vm,

@@ -2,8 +2,9 @@
 //!
 //! The guest sees the same files read-only (writes to /tmp, /var, /home and their like are lost with it;
 //! `--share` names a directory that really is written), has IPVS and its schedulers, and no network but its own.
-//! The command's output and exit status are those of the run. PyPI's virtme-ng does the booting.
+//! The command's output and exit status are those of the run; variables whose names begin with XIPVS_ are the guest's too. PyPI's virtme-ng does the booting.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -78,7 +79,8 @@ impl Vm {
             let directory = directory.canonicalize().with_context(|| directory.display().to_string())?;
             guest.arg(format!("--rwdir={}", directory.display()));
         }
-        let status = relay(guest.arg("--").arg(shell_line(&self.command))).context("running vng")?;
+        let line = exported(env::vars()) + &shell_line(&self.command);
+        let status = relay(guest.arg("--").arg(line)).context("running vng")?;
         let code = status.code().context("the virtual machine was killed")?;
         Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
     }
@@ -149,18 +151,33 @@ fn kvm_works(vng: &Path, kernel: &Path, cache: &Path) -> anyhow::Result<bool> {
     Ok(status.success())
 }
 
+/// A line that gives the guest what tests are told by variables.
+fn exported(variables: impl Iterator<Item = (String, String)>) -> String {
+    let ours = variables.filter(|(name, _)| name.starts_with("XIPVS_"));
+    ours.map(|(name, value)| format!("export {name}={}; ", quoted(&value))).collect()
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// One word as it is; more words quoted, so that the guest's shell sees the same words.
 fn shell_line(words: &[String]) -> String {
     if let [line] = words {
         return line.clone();
     }
-    let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
-    quoted.join(" ")
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_of_ours_are_handed_on() {
+        let all = [("XIPVS_SEED", "it's 1"), ("HOME", "/root")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(exported(all.into_iter()), r"export XIPVS_SEED='it'\''s 1'; ");
+    }
 
     #[test]
     fn one_word_is_a_line_and_more_are_quoted() {

@@ -116,6 +116,11 @@ ipvsadm -A -t 192.168.1.103:1 -s rr
 ipvsadm -A -t [fd00:1::103]:1 -s rr
 ";
 
+/// Whether the scenario of a seed has what ends connections within seconds.
+pub fn is_hasty(_seed: u64) -> bool {
+    true
+}
+
 /// The text of a scenario of so many steps.
 pub fn scenario(seed: u64, steps: usize) -> String {
     let mut draw = Draw(seed);

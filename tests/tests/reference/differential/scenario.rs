@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::protocol::Protocol;
 
-use super::frame::{ACK, AH, ESP, FIN, PSH, RST, SYN, URG};
+use super::packet::{ACK, AH, CHUNKS, Content, ESP, FIN, INIT, PSH, RST, SYN, Shape, URG};
 
 /// Bytes that a datagram carries unless told otherwise.
 const DATAGRAM: usize = 5;
+/// Bytes that a chunk of SCTP carries unless told otherwise: INIT has that many at least.
+const CHUNK: usize = 16;
 
 /// What is to be done on both directors.
 #[derive(Debug)]
@@ -32,10 +34,12 @@ pub struct Step {
 pub enum Action {
     /// A command of ipvsadm, which must succeed unless a refusal is what is to be compared.
     Ipvsadm { words: Vec<String>, refused: bool },
-    /// A line of shell in the namespace of one director.
+    /// A line of shell in the namespace of one director, or of each.
     Shell(Whose, String),
     /// A sysctl of IPVS and its value, on both.
     Set(String, u32),
+    /// A rule that marks packets, in the words of `xipvs mark add`.
+    Mark(Vec<String>),
     /// Packets of each flow, one flow after the other.
     Packets { flows: Vec<Flow>, events: Vec<Event> },
     /// Compares listings.
@@ -44,11 +48,12 @@ pub enum Action {
     Await(usize),
 }
 
-/// One of the two directors.
+/// One of the two directors, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Kernel,
     Xdp,
+    Both,
 }
 
 /// What a client has with a virtual address.
@@ -59,27 +64,46 @@ pub struct Flow {
     pub service: SocketAddr,
 }
 
-/// A packet of a flow.
+/// A packet of a flow, or about one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
-    /// Whether the flow's server sends it, not the client.
+    /// Whether it comes from the flow's server, not from the client.
     pub answer: bool,
     pub what: What,
-    /// TCP flags; nothing in anything else.
-    pub flags: u8,
-    /// Bytes behind the transport header.
-    pub payload: usize,
+    pub shape: Shape,
+    /// Whether the XDP director drops what the kernel sends on.
+    pub lost: bool,
 }
 
-/// What an event is.
+/// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// A packet of the flow's protocol.
-    Own,
-    /// A packet of another IP protocol between the flow's ends.
-    Between(u8),
-    /// An ICMP error of this type and code, with the MTU that it tells.
-    Error { kind: u8, code: u8, mtu: u16 },
+    Packet(Content),
+    /// An ICMP error about a packet that the other side has sent.
+    Error {
+        /// Type and code.
+        kind: [u8; 2],
+        /// The word behind the checksum: an MTU.
+        word: u32,
+        /// Whose it is, if not of the one that the packet was for.
+        by: Option<IpAddr>,
+        /// Bytes of the packet that it quotes, if not as many as fit.
+        quoted: Option<usize>,
+        /// It is about what came through a tunnel, not about the tunnel's packet.
+        inner: bool,
+    },
+}
+
+impl Event {
+    /// Whether it asks for a new connection.
+    pub fn opens(&self) -> bool {
+        let asks = match self.what {
+            What::Packet(Content::Segment { flags, .. }) => flags & SYN != 0,
+            What::Packet(Content::Chunks { first, .. }) => first == INIT,
+            _ => false,
+        };
+        asks && !self.answer
+    }
 }
 
 impl Scenario {
@@ -109,10 +133,13 @@ fn action(text: &str) -> Result<Action, String> {
         "!ipvsadm" => words(true),
         "kernel:" => Ok(Action::Shell(Whose::Kernel, rest.into())),
         "xdp:" => Ok(Action::Shell(Whose::Xdp, rest.into())),
+        "both:" => Ok(Action::Shell(Whose::Both, rest.into())),
         "set" => {
             let (name, value) = rest.split_once('=').ok_or("set NAME=VALUE")?;
             Ok(Action::Set(name.into(), value.parse().map_err(|_| "set NAME=VALUE")?))
         }
+        "mark" => Ok(Action::Mark(text_words(rest))),
+        "sctp" => packets(Protocol::Sctp, rest),
         "tcp" => packets(Protocol::Tcp, rest),
         "udp" => packets(Protocol::Udp, rest),
         "check" if rest.is_empty() => Ok(Action::Check),
@@ -146,46 +173,93 @@ fn packets(protocol: Protocol, rest: &str) -> Result<Action, String> {
     Ok(Action::Packets { flows, events })
 }
 
-/// `[<]FLAGS[:BYTES]`, or `[<]!TYPE/CODE[:MTU]`
-fn event(protocol: Protocol, word: &str) -> Result<Event, String> {
-    let wrong = || format!("{word} is no event of {}", protocol.name());
-    let (answer, rest) = word.strip_prefix('<').map_or((false, word), |rest| (true, rest));
-    if let Some(error) = rest.strip_prefix('!') {
-        let (error, mtu) = error.split_once(':').unwrap_or((error, "0"));
-        let (kind, code) = error.split_once('/').ok_or_else(wrong)?;
-        let number = |text: &str| text.parse().map_err(|_| wrong());
-        let what =
-            What::Error { kind: number(kind)?, code: number(code)?, mtu: mtu.parse().map_err(|_| wrong())? };
-        return Ok(Event { answer, what, flags: 0, payload: 0 });
-    }
-    let (kind, payload) = match rest.split_once(':') {
-        Some((kind, bytes)) => (kind, Some(bytes.parse().map_err(|_| wrong())?)),
-        None => (rest, None),
+/// `[<]KIND[:BYTES][,WORD...]`
+fn event(protocol: Protocol, text: &str) -> Result<Event, String> {
+    let wrong = || format!("{text} is no event of {}", protocol.name());
+    let (answer, rest) = text.strip_prefix('<').map_or((false, text), |rest| (true, rest));
+    let mut words = rest.split(',');
+    let first = words.next().unwrap_or_default();
+    let (kind, number) = match first.split_once(':') {
+        Some((kind, number)) => (kind, Some(number.parse().map_err(|_| wrong())?)),
+        None => (first, None),
     };
-    if protocol == Protocol::Udp {
-        let what = match kind {
-            "D" => What::Own,
-            "ESP" => What::Between(ESP),
-            "AH" => What::Between(AH),
-            _ => return Err(wrong()),
-        };
-        return Ok(Event { answer, what, flags: 0, payload: payload.unwrap_or(DATAGRAM) });
-    }
-    let flag = |letter| match letter {
-        'F' => Some(FIN),
-        'S' => Some(SYN),
-        'R' => Some(RST),
-        'P' => Some(PSH),
-        'A' => Some(ACK),
-        'U' => Some(URG),
-        '.' => Some(0),
-        _ => None,
+    let mut what = match kind.strip_prefix('!') {
+        Some(kind) => {
+            let (kind, code) = kind.split_once('/').ok_or_else(wrong)?;
+            let kind = [kind.parse().map_err(|_| wrong())?, code.parse().map_err(|_| wrong())?];
+            What::Error { kind, word: number.unwrap_or(0), by: None, quoted: None, inner: false }
+        }
+        None => {
+            What::Packet(content(protocol, kind, number.map(|number| number as usize)).ok_or_else(wrong)?)
+        }
     };
-    let flags = kind.chars().try_fold(0, |flags, letter| Some(flags | flag(letter)?)).ok_or_else(wrong)?;
-    if kind.is_empty() {
-        return Err(wrong());
+    let (mut shape, mut lost) = (Shape::PLAIN, false);
+    for word in words {
+        if word == "lost" {
+            lost = true;
+            continue;
+        }
+        tell(word, &mut what, &mut shape).ok_or_else(|| format!("{word}: {}", wrong()))?;
     }
-    Ok(Event { answer, what: What::Own, flags, payload: payload.unwrap_or(0) })
+    Ok(Event { answer, what, shape, lost })
+}
+
+/// What a packet of this kind carries.
+fn content(protocol: Protocol, kind: &str, payload: Option<usize>) -> Option<Content> {
+    match protocol {
+        Protocol::Udp => {
+            let payload = payload.unwrap_or(DATAGRAM);
+            match kind {
+                "D" => Some(Content::Datagram { payload }),
+                "ESP" => Some(Content::Other { protocol: ESP, payload }),
+                "AH" => Some(Content::Other { protocol: AH, payload }),
+                _ => None,
+            }
+        }
+        Protocol::Tcp => {
+            let flag = |letter| match letter {
+                'F' => Some(FIN),
+                'S' => Some(SYN),
+                'R' => Some(RST),
+                'P' => Some(PSH),
+                'A' => Some(ACK),
+                'U' => Some(URG),
+                '.' => Some(0),
+                _ => None,
+            };
+            let flags = kind.chars().try_fold(0, |flags, letter| Some(flags | flag(letter)?))?;
+            (!kind.is_empty()).then(|| Content::Segment { flags, payload: payload.unwrap_or(0) })
+        }
+        Protocol::Sctp => {
+            let number = |name: &str| CHUNKS.iter().position(|chunk| *chunk == name).map(|place| place as u8);
+            let (first, second) = match kind.split_once('+') {
+                Some((first, second)) => (first, Some(number(second)?)),
+                None => (kind, None),
+            };
+            Some(Content::Chunks { first: number(first)?, second, payload: payload.unwrap_or(CHUNK) })
+        }
+    }
+}
+
+/// What one more word says of an event.
+fn tell(word: &str, what: &mut What, shape: &mut Shape) -> Option<()> {
+    let (name, value) = word.split_once('=').unwrap_or((word, ""));
+    match (name, what) {
+        ("ttl", _) => shape.time_to_live = value.parse().ok()?,
+        ("tos", _) => shape.service_type = value.parse().ok()?,
+        ("pieces", _) => shape.pieces = Some(value.parse().ok().filter(|size| size % 8 == 0 && *size > 0)?),
+        ("by", What::Error { by, .. }) => *by = Some(value.parse().ok()?),
+        ("quote", What::Error { quoted, .. }) => *quoted = Some(value.parse().ok()?),
+        (_, what) => match (word, what) {
+            ("cut", _) => shape.may_be_cut = true,
+            ("options", _) => shape.options = true,
+            ("bad", _) => shape.spoilt = true,
+            ("backwards", _) => shape.backwards = true,
+            ("inner", What::Error { inner, .. }) => *inner = true,
+            _ => return None,
+        },
+    }
+    Some(())
 }
 
 /// `ADDRESS[-LAST]:PORT[-LAST]`, each range in the address's last part and in the port; ports vary faster.
@@ -239,14 +313,32 @@ mod tests {
     }
 
     #[test]
+    fn events_say_what_is_sent_and_how() {
+        let Event { answer, what, shape, lost } = event(Protocol::Udp, "<D:1000,cut,ttl=1,lost").unwrap();
+        assert_eq!((answer, what, lost), (true, What::Packet(Content::Datagram { payload: 1000 }), true));
+        assert_eq!(shape, Shape { may_be_cut: true, time_to_live: 1, ..Shape::PLAIN });
+        let Event { answer, what, .. } = event(Protocol::Tcp, "!3/4:1400,by=203.0.113.1").unwrap();
+        let by = Some("203.0.113.1".parse().unwrap());
+        assert_eq!(
+            (answer, what),
+            (false, What::Error { kind: [3, 4], word: 1400, by, quoted: None, inner: false })
+        );
+        let Event { what, .. } = event(Protocol::Sctp, "COOKIE-ECHO+DATA").unwrap();
+        assert_eq!(what, What::Packet(Content::Chunks { first: 10, second: Some(0), payload: 16 }));
+    }
+
+    #[test]
     fn a_line_that_means_nothing_is_named() {
         for line in [
             "tcp 1.2.3.4:5 > 1.2.3.4:80",
             "tcp 1.2.3.4 > 1.2.3.4:80 S",
             "udp 1.2.3.4:5 > 1.2.3.4:80 S",
-            "tcp 1.2.3.4:5 > 1.2.3.4:80 ESP",
-            "udp 1.2.3.4:5 > 1.2.3.4:80 !3",
+            "udp 1.2.3.4:5 > 1.2.3.4:80 D,inner",
+            "udp 1.2.3.4:5 > 1.2.3.4:80 D,pieces=7",
+            "sctp 1.2.3.4:5 > 1.2.3.4:80 D",
+            "tcp 1.2.3.4:5 > 1.2.3.4:80 !3",
             "set schedule_icmp",
+            "tcp 1.2.3.4:5 > 1.2.3.4:80 ESP",
             "chek",
             "await 3",
         ] {

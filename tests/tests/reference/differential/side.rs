@@ -6,13 +6,11 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::mem::offset_of;
-use std::net::{IpAddr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::net::SocketAddr;
 
 use lb_common::destination::Counters;
-use lb_common::protocol::Protocol;
 use lb_common::settings::Settings;
 use lb_common::sysctl::Sysctl;
 use nix::sched::{CloneFlags, setns};
@@ -23,23 +21,19 @@ use xipvs::director::Director;
 use xipvs::director::kernel::Kernel;
 use xipvs::director::xdp::Xdp;
 use xipvs::director::xdp::lifecycle::{self, Pins};
-use xipvs::director::xdp::maps::Maps;
 use xipvs::director::xdp::sizes::Sizes;
+use xipvs::mark;
 use xipvs::table::Timeouts;
 
 use super::super::namespace;
-use super::frame::{ACK, Carried, Frame, Mac, Packet, mac_of};
+use super::frame::Frame;
+use super::host::{CLIENTS, ROUTER, ROUTER6, SERVERS, configure, iptables, shell};
+use super::packet::{self, Mac, Shape, mac_of, quotable};
+use super::pieces;
 use super::scenario::{Event, Flow, What, Whose};
 
-/// The director's link addresses.
-const CLIENTS: Mac = [2, 0, 0, 0, 1, 1];
-const SERVERS: Mac = [2, 0, 0, 0, 2, 1];
-/// The router that every client is behind.
-const ROUTER: &str = "192.168.1.254";
-const ROUTER6: &str = "fd00:1::fe";
-
 /// The frames that came out on each interface.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
     pub clients: Vec<Frame>,
     pub servers: Vec<Frame>,
@@ -53,8 +47,23 @@ struct Serving {
     from: SocketAddr,
     /// Whom it answers.
     to: SocketAddr,
-    /// The last packet of the flow that it got.
-    last: Frame,
+    /// The packet that it got last, with what was around it.
+    packet: Vec<u8>,
+}
+
+/// What keeps the table.
+enum Either {
+    Kernel(Kernel),
+    Xdp(Box<Xdp>),
+}
+
+impl Either {
+    fn any(&mut self) -> &mut dyn Director {
+        match self {
+            Self::Kernel(director) => director,
+            Self::Xdp(director) => director.as_mut(),
+        }
+    }
 }
 
 /// One director.
@@ -63,10 +72,10 @@ pub struct Side {
     namespace: File,
     clients: Tap,
     servers: Tap,
-    director: Box<dyn Director>,
-    /// The XDP director's maps.
-    maps: Option<Maps>,
+    director: Either,
     serving: HashMap<Flow, Serving>,
+    /// Whether a scenario has run lines of shell here.
+    reconfigured: bool,
 }
 
 impl Side {
@@ -80,31 +89,34 @@ impl Side {
         };
         let (clients, servers) = (tap("clients"), tap("servers"));
         configure();
-        let (director, maps): (Box<dyn Director>, _) = match whose {
-            Whose::Kernel => (Box::new(Kernel::open().expect("kernel IPVS")), None),
-            Whose::Xdp => {
+        let director = match whose {
+            Whose::Kernel => Either::Kernel(Kernel::open().expect("kernel IPVS")),
+            _ => {
                 let sizes = Sizes::new(lifecycle::possible_cpus().unwrap()).with_connections(10_000);
                 let names = ["clients".to_owned(), "servers".to_owned()];
                 lifecycle::attach(&names, false, &sizes, true).expect("an XDP program");
-                let pins = Pins::find().unwrap();
-                let maps = Maps::open(pins.directory()).unwrap();
-                (Box::new(Xdp::open(pins.directory()).unwrap()), Some(maps))
+                Either::Xdp(Box::new(Xdp::open(Pins::find().unwrap().directory()).unwrap()))
             }
         };
-        Self { whose, namespace, clients, servers, director, maps, serving: HashMap::new() }
+        Self { whose, namespace, clients, servers, director, serving: HashMap::new(), reconfigured: false }
     }
 
     /// Makes the XDP director as good as new, which is sooner done than to have the kernel check its program again: an
-    /// empty table, timeouts as at first, and no connection, as its clock goes far beyond all of them.
+    /// empty table, timeouts and sysctls as at first, and no connection, as its clock goes far beyond all of them.
     pub fn begin_anew(&mut self) {
         self.enter();
         self.serving.clear();
-        self.director.flush().unwrap();
-        self.director.set_timeouts(&Timeouts::default()).unwrap();
-        for sysctl in Sysctl::ALL {
-            self.set(sysctl.name(), sysctl.default_value());
+        if std::mem::take(&mut self.reconfigured) {
+            shell("ip link set clients mtu 1500; ip link set servers mtu 1500").unwrap();
         }
-        let maps = self.maps.as_ref().expect("the XDP director");
+        let Either::Xdp(director) = &mut self.director else { panic!("kernel IPVS is made anew") };
+        director.flush().unwrap();
+        director.set_timeouts(&Timeouts::default()).unwrap();
+        director.change_mark_rules(&mut |rules| mark::delete(rules, None)).unwrap();
+        for sysctl in Sysctl::ALL {
+            director.set_sysctl(sysctl.name(), sysctl.default_value()).unwrap();
+        }
+        let maps = director.maps();
         // A template whose connections end at the same moment as it does may go on for a minute: hence twice.
         for _ in 0..2 {
             let settings = maps.settings();
@@ -127,13 +139,34 @@ impl Side {
     pub fn ipvsadm(&mut self, words: &[&str]) -> Printed {
         self.enter();
         let argv: Vec<&str> = std::iter::once("ipvsadm").chain(words.iter().copied()).collect();
-        golden::run(&argv, "", self.director.as_mut(), &FileNames::parse("", ""))
+        golden::run(&argv, "", self.director.any(), &FileNames::parse("", ""))
     }
 
     /// Runs a line of shell here.
-    pub fn shell(&self, line: &str) {
+    pub fn shell(&mut self, line: &str) -> Result<(), String> {
         self.enter();
-        super::super::shell(line);
+        self.reconfigured = true;
+        shell(line)
+    }
+
+    /// Gives a sysctl of IPVS a value.
+    pub fn set(&mut self, name: &str, value: u32) -> Result<(), String> {
+        self.enter();
+        match &mut self.director {
+            Either::Kernel(_) => fs::write(format!("/proc/sys/net/ipv4/vs/{name}"), value.to_string())
+                .map_err(|error| format!("{name}: {error}")),
+            Either::Xdp(director) => director.set_sysctl(name, value).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Adds a rule that marks packets, told by the words of `xipvs mark add`: to netfilter's or to our own.
+    pub fn mark(&mut self, words: &[&str]) -> Result<(), String> {
+        self.enter();
+        let Either::Xdp(director) = &mut self.director else {
+            return shell(&iptables(words)?);
+        };
+        let rule = mark::rule(words)?;
+        director.change_mark_rules(&mut |rules| mark::add(rules, rule)).map_err(|error| error.to_string())
     }
 
     /// Whether a packet of the flow has come to a server.
@@ -145,7 +178,8 @@ impl Side {
     /// every two seconds.
     pub fn counted(&self) -> Counters {
         self.enter();
-        let Some(maps) = &self.maps else { return kernel_counted() };
+        let Either::Xdp(director) = &self.director else { return kernel_counted() };
+        let maps = director.maps();
         let mut sum = Counters::default();
         (0..maps.settings().destinations_used).for_each(|id| sum.add(&maps.counted(id)));
         sum
@@ -153,50 +187,45 @@ impl Side {
 
     /// Sends a packet of a flow and returns what came of it; `None` if nobody is there to answer.
     pub fn play(&mut self, flow: &Flow, event: &Event) -> Option<Outcome> {
-        let (tap, packet) = if event.answer {
-            let Serving { link, from, to, last } = self.serving.get(flow)?;
-            let carried = carried(flow, event, || last.quote().expect("it was read").1);
-            let (from, to) = match event.what {
-                // To whoever sent it, which is the director if it came through a tunnel.
-                What::Error { .. } => {
-                    let (source, destination) = last.quote()?.0;
-                    (SocketAddr::new(destination, 0), SocketAddr::new(source, 0))
-                }
-                _ => (*from, *to),
-            };
-            (&self.servers, Packet { link: [SERVERS, *link], from, to, carried })
+        let router = mac_of(if flow.client.is_ipv4() { ROUTER } else { ROUTER6 }.parse().unwrap());
+        let serving = self.serving.get(flow);
+        let (tap, link, from, to) = if event.answer {
+            let Serving { link, from, to, .. } = serving?;
+            (&self.servers, [SERVERS, *link], *from, *to)
         } else {
-            let router = mac_of(if flow.client.is_ipv4() { ROUTER } else { ROUTER6 }.parse().unwrap());
-            let link = [CLIENTS, router];
-            // An answer, whether or not there was one.
-            let about = || {
-                let own = Event { what: What::Own, flags: ACK, ..*event };
-                let carried = carried(flow, &own, Vec::new);
-                Packet { link, from: flow.service, to: flow.client, carried }.bytes()[14..].to_vec()
-            };
-            let carried = carried(flow, event, about);
-            (&self.clients, Packet { link, from: flow.client, to: flow.service, carried })
+            (&self.clients, [CLIENTS, router], flow.client, flow.service)
         };
-        tap.send(&packet.bytes()).expect("the interface is up");
+        let packets = match event.what {
+            What::Packet(content) => event.shape.packets(from, to, &content),
+            What::Error { kind, word, by, quoted, inner } => {
+                let (about, from, to) = match serving {
+                    // To whoever sent it, which is the director if it came through a tunnel.
+                    Some(Serving { packet, .. }) if event.answer && !inner => {
+                        let (source, destination) = packet::addresses(packet);
+                        (packet.clone(), destination, source)
+                    }
+                    // Any packet of the flow that the other side could have sent.
+                    _ => {
+                        let about = Shape::PLAIN.packets(to, from, &flow.protocol.into()).remove(0);
+                        (about, from.ip(), to.ip())
+                    }
+                };
+                let about = quotable(&about);
+                let about = &about[..quoted.unwrap_or(about.len()).min(about.len())];
+                event.shape.icmp(by.unwrap_or(from), to, kind, word, about)
+            }
+        };
+        for packet in packets {
+            tap.send(&packet::frame(link, &packet)).expect("the interface is up");
+        }
         let outcome = Outcome { clients: read(&self.clients), servers: read(&self.servers) };
-        if let (false, What::Own, [frame]) = (event.answer, event.what, &outcome.servers[..]) {
+        if let (false, What::Packet(_), [frame]) = (event.answer, event.what, &outcome.servers[..]) {
             // What the server sees as its own is what it answers from.
             let (to, from) = frame.from_to;
-            self.serving.insert(*flow, Serving { link: frame.to, from, to, last: frame.clone() });
+            let serving = Serving { link: frame.to, from, to, packet: frame.packet.clone() };
+            self.serving.insert(*flow, serving);
         }
         Some(outcome)
-    }
-
-    /// Gives a sysctl of IPVS a value.
-    pub fn set(&mut self, name: &str, value: u32) {
-        self.enter();
-        match &self.maps {
-            None => fs::write(format!("/proc/sys/net/ipv4/vs/{name}"), value.to_string()).expect(name),
-            Some(_) => {
-                let pins = Pins::find().unwrap();
-                Xdp::open(pins.directory()).unwrap().set_sysctl(name, value).expect(name);
-            }
-        }
     }
 
     /// The listings that have to be the same on both, without times.
@@ -242,18 +271,6 @@ impl Drop for Side {
     }
 }
 
-/// What an event's packet carries; `about` makes what an error quotes.
-fn carried(flow: &Flow, event: &Event, about: impl FnOnce() -> Vec<u8>) -> Carried {
-    let (flags, payload) = (event.flags, event.payload);
-    match (event.what, flow.protocol) {
-        (What::Error { kind, code, mtu }, _) => Carried::Error { kind, code, mtu, about: about() },
-        (What::Between(protocol), _) => Carried::Other { protocol, payload },
-        (What::Own, Protocol::Tcp) => Carried::Tcp { flags, payload },
-        (What::Own, Protocol::Udp) => Carried::Udp { payload },
-        (What::Own, Protocol::Sctp) => panic!("no packets of SCTP"),
-    }
-}
-
 /// The sum of what the CPUs have counted: a line each, after two of titles, of hexadecimal numbers.
 fn kernel_counted() -> Counters {
     let text = fs::read_to_string("/proc/thread-self/net/ip_vs_stats_percpu").unwrap();
@@ -275,59 +292,9 @@ fn read(tap: &Tap) -> Vec<Frame> {
     let mut buffer = [0; 2048];
     loop {
         match tap.recv(&mut buffer) {
-            Ok(length) => frames.extend(Frame::read(&buffer[..length])),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return frames,
+            Ok(length) => frames.push(buffer[..length].to_vec()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return pieces::read(&frames),
             Err(error) => panic!("reading from an interface: {error}"),
         }
     }
-}
-
-/// Addresses, routes and neighbours of the namespace that the calling thread is in.
-fn configure() {
-    for (path, value) in [
-        ("ipv4/ip_forward", "1"),
-        ("ipv4/conf/all/rp_filter", "0"),
-        ("ipv4/conf/default/rp_filter", "0"),
-        ("ipv4/conf/clients/rp_filter", "0"),
-        ("ipv4/conf/servers/rp_filter", "0"),
-        // Answers of direct routing that come this way have an address of the director.
-        ("ipv4/conf/servers/accept_local", "1"),
-        ("ipv4/icmp_ratelimit", "0"),
-        ("ipv6/conf/all/forwarding", "1"),
-        ("ipv6/conf/clients/accept_dad", "0"),
-        ("ipv6/conf/servers/accept_dad", "0"),
-        ("ipv6/icmp/ratelimit", "0"),
-    ] {
-        fs::write(format!("/proc/sys/net/{path}"), value).expect(path);
-    }
-    let mut lines = vec![
-        format!("link set clients address {}", shown(CLIENTS)),
-        format!("link set servers address {}", shown(SERVERS)),
-        "link set clients up".into(),
-        "link set servers up".into(),
-        "address add 192.168.1.1/24 dev clients".into(),
-        "address add 10.0.0.1/24 dev servers".into(),
-        "address add fd00:1::1/64 dev clients nodad".into(),
-        "address add fd00:2::1/64 dev servers nodad".into(),
-        format!("route add default via {ROUTER}"),
-        format!("route add default via {ROUTER6}"),
-    ];
-    for last in 100..=103 {
-        lines.push(format!("address add 192.168.1.{last}/32 dev lo"));
-        lines.push(format!("address add fd00:1::{last}/128 dev lo"));
-    }
-    let servers = (11..=42).flat_map(|last| [format!("10.0.0.{last}"), format!("fd00:2::{last}")]);
-    let neighbours = servers.map(|address| (address, "servers"));
-    let routers = [ROUTER, ROUTER6].map(|address| (address.to_owned(), "clients"));
-    for (address, interface) in neighbours.chain(routers) {
-        let mac = mac_of(address.parse::<IpAddr>().unwrap());
-        lines.push(format!("neighbour add {address} lladdr {} dev {interface} nud permanent", shown(mac)));
-    }
-    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip");
-    ip.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
-    assert!(ip.wait().unwrap().success(), "{lines:#?}");
-}
-
-fn shown(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

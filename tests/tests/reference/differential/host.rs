@@ -1,0 +1,99 @@
+//! What a director's host has: addresses, routes, neighbours, and rules of netfilter.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+use super::packet::{Mac, mac_of};
+
+/// The director's link addresses.
+pub const CLIENTS: Mac = [2, 0, 0, 0, 1, 1];
+pub const SERVERS: Mac = [2, 0, 0, 0, 2, 1];
+/// The router that every client is behind, by each family.
+pub const ROUTER: &str = "192.168.1.254";
+pub const ROUTER6: &str = "fd00:1::fe";
+
+/// Addresses, routes and neighbours of the namespace that the calling thread is in.
+pub fn configure() {
+    for (path, value) in [
+        ("ipv4/ip_forward", "1"),
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+        ("ipv4/conf/clients/rp_filter", "0"),
+        ("ipv4/conf/servers/rp_filter", "0"),
+        // Answers of direct routing that come this way have an address of the director.
+        ("ipv4/conf/servers/accept_local", "1"),
+        ("ipv4/icmp_ratelimit", "0"),
+        ("ipv6/conf/all/forwarding", "1"),
+        ("ipv6/conf/clients/accept_dad", "0"),
+        ("ipv6/conf/servers/accept_dad", "0"),
+        ("ipv6/icmp/ratelimit", "0"),
+    ] {
+        fs::write(format!("/proc/sys/net/{path}"), value).expect(path);
+    }
+    let mut lines = vec![
+        format!("link set clients address {}", shown(CLIENTS)),
+        format!("link set servers address {}", shown(SERVERS)),
+        "link set clients up".into(),
+        "link set servers up".into(),
+        "address add 192.168.1.1/24 dev clients".into(),
+        "address add 10.0.0.1/24 dev servers".into(),
+        "address add fd00:1::1/64 dev clients nodad".into(),
+        "address add fd00:2::1/64 dev servers nodad".into(),
+        format!("route add default via {ROUTER}"),
+        format!("route add default via {ROUTER6}"),
+    ];
+    for last in 100..=103 {
+        lines.push(format!("address add 192.168.1.{last}/32 dev lo"));
+        lines.push(format!("address add fd00:1::{last}/128 dev lo"));
+    }
+    let servers = (11..=42).flat_map(|last| [format!("10.0.0.{last}"), format!("fd00:2::{last}")]);
+    let neighbours = servers.map(|address| (address, "servers"));
+    let routers = [ROUTER, ROUTER6].map(|address| (address.to_owned(), "clients"));
+    for (address, interface) in neighbours.chain(routers) {
+        let mac = mac_of(address.parse::<IpAddr>().unwrap());
+        lines.push(format!("neighbour add {address} lladdr {} dev {interface} nud permanent", shown(mac)));
+    }
+    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip");
+    ip.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
+    assert!(ip.wait().unwrap().success(), "{lines:#?}");
+}
+
+fn shown(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The commands that have netfilter mark packets as a rule of ours does, for every family that the rule is for.
+pub fn iptables(words: &[&str]) -> Result<String, String> {
+    let [mark, options @ ..] = words else { return Err("no mark".into()) };
+    let mut programs = vec!["iptables", "ip6tables"];
+    let mut line = "-t mangle -A PREROUTING".to_owned();
+    for option in options.chunks(2) {
+        let [name, value] = option else { return Err(format!("{option:?} wants a value")) };
+        let ports = value.replace('-', ":");
+        match *name {
+            "--family" => programs.retain(|program| program.contains('6') == (*value == "ipv6")),
+            // Ports are known once the protocol is.
+            "--protocol" => line.insert_str(0, &format!("-p {value} ")),
+            "--source-ports" => line += &format!(" --sport {ports}"),
+            "--destination-ports" => line += &format!(" --dport {ports}"),
+            "--interface" => line += &format!(" -i {value}"),
+            "--source" | "--destination" => {
+                programs.retain(|program| program.contains('6') == value.contains(':'));
+                line += &format!(" {name} {value}");
+            }
+            other => return Err(format!("{other}: no such option")),
+        }
+    }
+    let commands: Vec<String> =
+        programs.iter().map(|program| format!("{program} {line} -j MARK --set-mark {mark}")).collect();
+    Ok(commands.join(" && "))
+}
+
+/// Runs a line of shell in the namespace that the calling thread is in.
+pub fn shell(line: &str) -> Result<(), String> {
+    let output = Command::new("sh").args(["-c", line]).output().expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{line}: {said}")) }
+}
