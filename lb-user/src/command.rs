@@ -214,7 +214,8 @@ fn carry_out(tool: Tool, arguments: &[OsString]) -> Result<u8> {
             write!(
                 to,
                 "{}\nEverything else is ipvsadm's command line.\n\n",
-                CommandLine::command().render_help()
+                // Its line about itself would be about this very text.
+                CommandLine::command().disable_help_flag(true).render_help()
             )?;
             help::write(&mut to, b"xipvs", true)?;
             Ok(0)
@@ -500,6 +501,8 @@ mod tests {
         let typed = CommandLine::try_parse_from(words("xipvs attach eth0 eth1 --netns lb")).unwrap();
         assert_eq!(typed.netns.as_deref(), Some("lb"));
         assert!(CommandLine::try_parse_from(words("xipvs attach")).is_err());
+        let help = CommandLine::try_parse_from(words("xipvs attach --help")).unwrap_err();
+        assert_eq!(help.kind(), ErrorKind::DisplayHelp);
     }
 
     #[test]
