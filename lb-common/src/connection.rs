@@ -32,6 +32,9 @@ pub const INACTIVE: u8 = 0x01;
 pub const NO_OUTPUT: u8 = 0x02;
 /// [`Entry::flags`]: the entry lies outside its home set.
 pub const DISPLACED: u8 = 0x04;
+/// [`Entry::flags`]: another director told of it. A packet that came since shows in [`Entry::hop_until`].
+#[doc(alias = "IP_VS_CONN_F_SYNC")]
+pub const SYNCED: u8 = 0x08;
 /// [`Entry::flags`]: in these bits are counted the packets of the client that the state machine has seen, up to
 /// [`MANY_PACKETS`]: not all, as those of the steady state pass it by but for one a second.
 #[doc(alias = "in_pkts")]
@@ -73,7 +76,7 @@ pub struct Entry {
     pub network_delta: u16,
     /// NAT: what the transport checksum changes by, as a one's complement number.
     pub transport_delta: u16,
-    /// [`INACTIVE`], [`NO_OUTPUT`], [`DISPLACED`], [`PACKETS`].
+    /// [`INACTIVE`], [`NO_OUTPUT`], [`DISPLACED`], [`SYNCED`], [`PACKETS`].
     pub flags: u8,
     /// Lowest byte of [`crate::settings::Settings::epoch`] when the next hop was looked up.
     pub epoch: u8,
@@ -279,12 +282,15 @@ pub struct Adoption {
     pub protocol: u8,
     /// Connection state, numbered as in [`crate::protocol::state`].
     pub state: u8,
-    /// [`INACTIVE`], [`NO_OUTPUT`].
+    /// [`INACTIVE`], [`NO_OUTPUT`], [`SYNCED`]. A template with the last has `lifetime` for its timeout, others that of
+    /// their service.
     pub flags: u8,
     /// [`CLIENT_SIDE`] or [`TEMPLATE`].
     pub role: u8,
-    /// Fills the words.
-    pub reserved: [u8; 2],
+    /// [`KEEP`] or [`RENEW`].
+    pub policy: u8,
+    /// Fills the word.
+    pub reserved: u8,
     /// Of IPv6, source and destination.
     pub beside: Addresses,
 }
@@ -297,6 +303,12 @@ impl Adoption {
     }
 }
 
+/// [`Adoption::policy`]: what is there already stays as it is.
+pub const KEEP: u8 = 0;
+/// [`Adoption::policy`]: what is there already takes state and lifetime; if it leads to another destination it makes way,
+/// unless what comes is inactive, and thus the last of a connection that was replaced.
+pub const RENEW: u8 = 1;
+
 /// What became of an [`Adoption`], numbered as the actions of XDP, which a program answers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -307,6 +319,8 @@ pub enum Adopted {
     Known = 1,
     /// It is in the table (`XDP_PASS`).
     Taken = 2,
+    /// It was in the table, and has the state and lifetime now (`XDP_TX`).
+    Renewed = 3,
 }
 
 /// Whether a deadline has come. Ticks wrap; times further apart than half their range are not told apart.

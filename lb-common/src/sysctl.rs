@@ -75,6 +75,12 @@ sysctls! {
     SloppySctp = 6, "sloppy_sctp", 0, [];
     /// 1: any segment but a RST makes a connection, not a SYN alone.
     SloppyTcp = 7, "sloppy_tcp", 0, [];
+    /// 1: of what a persistence template controls the master tells the template alone.
+    SyncPersistMode = 24, "sync_persist_mode", 0, [];
+    /// Seconds that a connection's end has to move before the master tells it again; 0: half its timeout.
+    SyncRefreshPeriod = 25, "sync_refresh_period", 0, [];
+    /// How often the master repeats what it told, each an eighth of sync_refresh_period later.
+    SyncRetries = 26, "sync_retries", 0, [0, 1, 2, 3];
 }
 
 /// Room for sysctls in the settings, where each lies at its number; more than there are, so that a new one moves nothing.

@@ -5,18 +5,21 @@
 //! counterpart: `ip_vs_proc_conn` of the backup sync daemon.
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::connection::{Addresses, Adopted, Adoption, CLIENT_SIDE, Entry, PACKETS, TEMPLATE, is_past};
+use lb_common::connection::{
+    Addresses, Adopted, Adoption, CLIENT_SIDE, Entry, INACTIVE, PACKETS, RENEW, SYNCED, TEMPLATE, TIMEOUT,
+    is_past,
+};
 use lb_common::packet::Frame as _;
 use lb_common::tuple::Tuple;
 
 use crate::clock;
-use crate::connection::{self, Inserted};
+use crate::connection::{self, Found, Inserted};
 use crate::maps::{self, DestinationRef, Scratch, ServiceRef, SettingsRef};
 use crate::open::{client_side, store};
 use crate::packet::Window;
 use crate::persistence;
 
-/// Takes over what the packet describes, unless its flow has a connection already.
+/// Takes over what the packet describes; whether also if its flow has a connection already is its policy's to say.
 #[inline(always)]
 pub fn adopt(context: &XdpContext) -> Adopted {
     take_over(context).unwrap_or(Adopted::Failed)
@@ -31,13 +34,19 @@ fn take_over(context: &XdpContext) -> Option<Adopted> {
     let tuple = Tuple { addresses: wanted.addresses, ports: wanted.ports, protocol: wanted.protocol };
     let is_template = wanted.role == TEMPLATE;
     if let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) {
-        if !is_past(found.deadline(), now) {
+        let is_dead = is_past(found.deadline(), now);
+        let is_its = found.entry().leads_to(wanted.destination, wanted.port);
+        if !is_dead && wanted.policy == RENEW && is_its {
+            return Some(renew(&wanted, &tuple, found));
+        }
+        let makes_way = is_dead || wanted.policy == RENEW && wanted.flags & INACTIVE == 0;
+        if !makes_way {
             return Some(Adopted::Known);
         }
         if is_template {
             persistence::expire(found, now);
         } else {
-            connection::remove_dead(&tuple, now);
+            connection::remove(&tuple);
         }
     }
     let destination = DestinationRef::at(wanted.destination)?;
@@ -54,6 +63,20 @@ fn take_over(context: &XdpContext) -> Option<Adopted> {
         Inserted::Exists => Adopted::Known,
         Inserted::Full => Adopted::Failed,
     })
+}
+
+/// Gives a connection or template that is there the state and lifetime of the one that was told of.
+#[inline(always)]
+fn renew(wanted: &Adoption, tuple: &Tuple, found: Found) -> Adopted {
+    if wanted.role == TEMPLATE {
+        persistence::persistence_renew(found.place(), wanted.state.into(), wanted.lifetime);
+        return Adopted::Renewed;
+    }
+    let word = u32::from(wanted.state) | u32::from(wanted.flags) << 8 | u32::from(tuple.protocol) << 16;
+    match connection::connection_renew(tuple.addresses, tuple.ports, word, wanted.lifetime) {
+        0 => Adopted::Failed,
+        _ => Adopted::Renewed,
+    }
 }
 
 #[inline(always)]
@@ -83,7 +106,7 @@ fn take_over_connection(
     stored
 }
 
-/// The template begins its time anew with what its service has for it.
+/// The template begins its time anew with what its service has for it, or with what the other director said.
 #[inline(always)]
 fn take_over_template(
     settings: SettingsRef,
@@ -98,5 +121,8 @@ fn take_over_template(
     *server_addresses = *client_addresses;
     let template = persistence::template(settings, key, service, wanted.destination, destination, now);
     *entry = Entry { state: wanted.state, port: wanted.port, ..template };
+    if wanted.flags & SYNCED != 0 {
+        entry.link[TIMEOUT] = wanted.lifetime;
+    }
     persistence::insert(entry, settings, destination, now.wrapping_add(wanted.lifetime))
 }

@@ -8,7 +8,7 @@
 
 use lb_common::connection::{
     self, ALTERNATES, Addresses, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, NO_OUTPUT, SERVER_SIDE,
-    TEMPLATE, WAYS,
+    SYNCED, TEMPLATE, WAYS, no_hop,
 };
 use lb_common::destination::AVAILABLE;
 use lb_common::persistence::assures;
@@ -16,6 +16,7 @@ use lb_common::reason::GAVE_WAY;
 use lb_common::sysctl::Sysctl;
 use lb_common::tuple::Tuple;
 
+use crate::clock;
 use crate::machine::opaque;
 use crate::maps::{self, AddressesRef, DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
 use crate::{defence, persistence};
@@ -569,6 +570,40 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
         follow(&entry.twin(), tuple, next.state, deadline, event & 0x100 != 0, settings);
     }
     if assures(entry.protocol, next.state, event & 0x100 != 0) { entry.template } else { 0 }
+}
+
+/// Gives a connection the state and the ticks to live that another director told: state, flags and protocol are the bytes
+/// of `word`. What another told is that one's until a packet comes. 0 if the connection has gone.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_renew(addresses: u64, ports: u32, word: u32, lifetime: u32) -> u32 {
+    let [state, told, protocol, _] = word.to_le_bytes();
+    let tuple = &Tuple { addresses, ports, protocol };
+    let Ok(settings) = settings() else { return 0 };
+    let now = clock::now(settings);
+    let deadline = now.wrapping_add(lifetime);
+    let Some(found) = find(tuple, home(tuple, settings)) else { return 0 };
+    let renewed = found.set.locked(|| {
+        if !found.holds(tuple) {
+            return None;
+        }
+        let place = found.set.entry(found.slot);
+        let entry = place.copy();
+        place.set_state(state, entry.flags & !INACTIVE | told & INACTIVE | SYNCED);
+        place.forget_hop(no_hop(now));
+        found.set.set_deadline(found.slot, deadline);
+        Some(entry)
+    });
+    let Some(entry) = renewed else { return 0 };
+    if (entry.flags ^ told) & INACTIVE != 0
+        && let Some(destination) = DestinationRef::at(entry.destination)
+    {
+        destination.add_active(if told & INACTIVE == 0 { 1 } else { -1 });
+    }
+    if entry.has_twin() {
+        follow(&entry.twin(), tuple, state, deadline, false, settings);
+    }
+    1
 }
 
 /// Brings the server side's copy of a connection's state and deadline up to date, unless it belongs to another

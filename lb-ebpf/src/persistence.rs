@@ -299,6 +299,26 @@ pub fn end(template: u32, now: u32) -> bool {
     persistence_expire(template, now) != 0
 }
 
+/// Gives a template the state and timeout that another director has for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn persistence_renew(template: u32, state: u32, timeout: u32) -> u32 {
+    let (Ok(settings), Some(Found { set, slot, .. })) = (settings(), Found::at(template)) else { return 0 };
+    let now = clock::now(settings);
+    set.locked(|| {
+        let entry = set.entry(slot);
+        if set.tag(slot) == 0 {
+            return 0;
+        }
+        if state != 0 {
+            entry.confirm(state as u8);
+        }
+        entry.set_own_timeout(timeout);
+        set.set_deadline(slot, now.wrapping_add(timeout));
+        1
+    })
+}
+
 /// [`persistence_expire`], of one that was found.
 #[inline(always)]
 pub fn expire(template: Found, now: u32) {

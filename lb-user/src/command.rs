@@ -24,10 +24,11 @@ use xipvs::netns;
 use crate::follow::{self, Direction};
 use crate::marking::{self, MarkCommand};
 use crate::status;
+use crate::sync_daemon;
 use crate::takeover;
 
 /// The exit status of what went wrong, as ipvsadm's when it cannot start.
-const FAILED: u8 = 2;
+pub const FAILED: u8 = 2;
 
 /// Puts a terminal's cursor into the corner and clears the screen (ECMA-48).
 const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
@@ -154,6 +155,10 @@ enum Own {
         #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..))]
         interval: u32,
     },
+    /// Be a sync daemon until SIGTERM or SIGINT (exit status 0): what `--start-daemon` starts in the background.
+    ///
+    /// For a service manager. `-L --daemon` lists it and `--stop-daemon` stops it, whoever has started it.
+    Sync(sync_daemon::Words),
 }
 
 /// Where a mirrored table goes to or comes from.
@@ -390,6 +395,11 @@ fn own(arguments: &[OsString]) -> Result<u8> {
         Own::Diff { side } => return follow::diff(side.direction(), &mut to),
         Own::Serve { mirror, interval } => {
             return follow::serve(mirror, Duration::from_millis(interval.into()), &mut to);
+        }
+        Own::Sync(words) => {
+            // It has a use for standard output of its own.
+            drop(to);
+            return sync_daemon::run(words);
         }
     }
     to.flush()?;

@@ -3,14 +3,9 @@
 //! What to change is [`xipvs::mirror`]'s to say; here is who is the source, what is told, and when to stop.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use anyhow::Result;
 use xipvs::director;
 use xipvs::director::kernel::Kernel;
 use xipvs::director::xdp::Xdp;
@@ -19,6 +14,7 @@ use xipvs::mirror::{self, Follower, Pair};
 use xipvs::plan::{Applied, describe};
 
 use crate::command::open_xdp;
+use crate::signals;
 
 /// The exit status where tables differ: what `diff` found, or `mirror` could not do.
 pub const DIFFERENT: u8 = 1;
@@ -73,10 +69,8 @@ pub fn diff(direction: Direction, to: &mut dyn Write) -> Result<u8> {
 ///
 /// All state is in the tables; one that is killed and started again goes on where it was.
 pub fn serve(direction: Direction, interval: Duration, to: &mut dyn Write) -> Result<u8> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     // Before the directors are opened, which may start threads.
-    signals.thread_block().context("blocking signals")?;
-    let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("waiting for signals")?;
+    let stop = signals::to_stop()?;
     // A first failure is the operator's to see at once; later ones may pass.
     drop(direction.open()?);
 
@@ -90,7 +84,7 @@ pub fn serve(direction: Direction, interval: Duration, to: &mut dyn Write) -> Re
             Err(error) => writeln!(io::stderr(), "xipvs: {error}; trying again"),
         };
     };
-    let mut wait = || !signalled(&stop, interval);
+    let mut wait = || !signals::came(&stop, interval);
     Follower::default().follow(&mut || direction.open(), &mut tell, &mut wait);
     Ok(0)
 }
@@ -105,17 +99,4 @@ fn tell(applied: &Applied, to: &mut dyn Write) -> io::Result<()> {
         writeln!(io::stderr(), "xipvs: not mirrored: {refused}")?;
     }
     Ok(())
-}
-
-/// Waits for a signal, at most so long, and says whether there was one.
-fn signalled(stop: &SignalFd, limit: Duration) -> bool {
-    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-    loop {
-        match poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], timeout) {
-            Err(Errno::EINTR) => {}
-            Ok(0) => return false,
-            // Without a way to be told to stop, stopping is the safe thing.
-            Ok(_) | Err(_) => return true,
-        }
-    }
 }

@@ -6,22 +6,20 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lb_common::protocol::Protocol;
-use lb_common::sync::{self, LENGTH, Record, Writer};
-use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
+use lb_common::sync::{self, LENGTH, Record};
 
 use crate::director::kernel::Kernel;
 use crate::director::{Director, Error, Result};
+use crate::sync::socket::{self, Interface, Line, Sent};
 use crate::table::{ConnectionReport, SyncDaemon, SyncRole};
 
 /// The interface of a daemon that is started for this alone: messages do not leave the machine.
 const INTERFACE: &str = "lo";
-/// Messages that are sent without a pause; a socket's usual buffer holds about ninety.
-const BURST: usize = 32;
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long nothing may arrive before what is missing is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -74,11 +72,14 @@ fn start_daemon(kernel: &mut Kernel) -> Result<SyncDaemon> {
 
 fn send_all(records: &[Record<'_>], kernel: &mut Kernel, daemon: &SyncDaemon) -> Result<HandedOver> {
     let failed = |error: io::Error| Error::Unavailable(format!("cannot reach the sync daemon: {error}"));
-    let socket = master(daemon).map_err(failed)?;
+    let to = socket::group(daemon, &Interface::find(&daemon.interface)?);
+    let socket = socket::sender(&to, &daemon.interface, 1, true).map_err(failed)?;
+    let line = Line { socket: &socket, to, sync_id: daemon.sync_id as u8, max_length: LENGTH };
     let mut missing: Vec<&Record<'_>> = records.iter().collect();
     let mut progress = Instant::now();
     while !missing.is_empty() && progress.elapsed() < PATIENCE {
-        send(&missing, daemon.sync_id as u8, &socket).map_err(failed)?;
+        // What has no form stays missing.
+        line.send(missing.iter().copied(), &mut Sent::default()).map_err(failed)?;
         sleep(PAUSE);
         let there: HashSet<Key> = kernel.connections()?.iter().filter_map(listed).collect();
         let before = missing.len();
@@ -88,38 +89,6 @@ fn send_all(records: &[Record<'_>], kernel: &mut Kernel, daemon: &SyncDaemon) ->
         }
     }
     Ok(HandedOver { arrived: records.len() - missing.len(), missing: missing.len() })
-}
-
-/// A socket whose datagrams go to the daemon.
-fn master(daemon: &SyncDaemon) -> io::Result<UdpSocket> {
-    let group = daemon.group.unwrap_or(sync::GROUP.into());
-    let any: IpAddr =
-        if group.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    setsockopt(&socket, BindToDevice, &daemon.interface.as_str().into())?;
-    socket.connect(SocketAddr::new(group, daemon.port))?;
-    Ok(socket)
-}
-
-/// Sends records in as few messages as they fit.
-fn send(records: &[&Record<'_>], sync_id: u8, socket: &UdpSocket) -> io::Result<()> {
-    let mut rest = records;
-    let mut sent = 0;
-    while !rest.is_empty() {
-        let mut room = [0; LENGTH];
-        let Some(mut message) = Writer::new(&mut room) else { break };
-        let fit = rest.iter().take_while(|record| message.push(record)).count();
-        // A record without a form is passed over; it stays missing.
-        rest = &rest[fit.max(1)..];
-        if fit > 0 {
-            socket.send(message.finish(sync_id))?;
-        }
-        sent += 1;
-        if sent % BURST == 0 {
-            sleep(PAUSE);
-        }
-    }
-    Ok(())
 }
 
 fn key(record: &Record<'_>) -> Key {

@@ -13,4 +13,5 @@ pub mod object;
 pub mod plan;
 pub mod rehearsal;
 pub mod rule;
+pub mod sync;
 pub mod table;

@@ -3,7 +3,9 @@
 mod command;
 mod follow;
 mod marking;
+mod signals;
 mod status;
+mod sync_daemon;
 mod takeover;
 
 use std::process::ExitCode;

@@ -7,7 +7,9 @@ use lb_common::connection::{DISPLACED, WAYS};
 use lb_common::reason::Fate;
 use xipvs::director::Director;
 use xipvs::director::xdp::Xdp;
+use xipvs::director::xdp::daemon::Tally;
 use xipvs::director::xdp::lifecycle::{self, Pins};
+use xipvs::table::SyncRole;
 
 /// Writes the status of the calling thread's network namespace; with `all`, reasons that no packet had too.
 pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
@@ -48,7 +50,22 @@ pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
         writeln!(to, "{:<12}  {} fell to drop_entry", "", maps.fell())?;
     }
 
-    let reasons = maps.reasons().into_iter().filter(|(_, count)| all || *count > 0);
+    let daemons = director.sync_daemons();
+    for daemon in director.daemons()? {
+        let name = format!("sync {}", daemon.role.name());
+        let tally = daemons.tally(daemon.role).unwrap_or_default();
+        let Tally { messages, records, taken, renewed, waiting, .. } = tally;
+        write!(to, "{name:<12}  on {}: {records} connections in {messages} messages", daemon.interface)?;
+        if daemon.role == SyncRole::Backup {
+            write!(to, ", {taken} taken, {renewed} renewed, {waiting} waiting for their destination")?;
+        }
+        writeln!(to)?;
+        for (reason, count) in &tally.left {
+            writeln!(to, "{:<12}  {count} left: {reason}", "")?;
+        }
+    }
+
+    let reasons = director.maps().reasons().into_iter().filter(|(_, count)| all || *count > 0);
     for (position, (reason, count)) in reasons.enumerate() {
         if position == 0 {
             writeln!(to, "\nnot forwarded         packets")?;

@@ -10,6 +10,8 @@ use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::mark::Rule;
 use lb_common::protocol::Protocol;
 pub use lb_common::service::flags as service_flags;
+use lb_common::sync;
+use serde::{Deserialize, Serialize};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -284,7 +286,8 @@ impl Default for Timeouts {
 }
 
 /// The role of a sync daemon, numbered as in IPVS's interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum SyncRole {
     /// Sends its connections.
@@ -293,9 +296,22 @@ pub enum SyncRole {
     Backup = 2,
 }
 
+impl SyncRole {
+    /// Both, in the order in which they are listed.
+    pub const ALL: [Self; 2] = [Self::Master, Self::Backup];
+
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Backup => "backup",
+        }
+    }
+}
+
 /// A connection synchronisation daemon, as configured; a director fills in what is 0 or `None`.
 #[doc(alias = "ip_vs_daemon_user")]
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncDaemon {
     /// What it does.
     pub role: SyncRole,
@@ -311,6 +327,37 @@ pub struct SyncDaemon {
     pub port: u16,
     /// Multicast time to live; 0 for 1.
     pub ttl: u8,
+}
+
+impl SyncDaemon {
+    /// Shortest message that a backup makes room for.
+    const BACKUP_LEAST_LENGTH: u16 = 1024;
+
+    /// The same with what is left open filled in, on an interface whose largest packet has so many bytes.
+    #[must_use]
+    pub fn completed(&self, mtu: u32) -> Self {
+        let group = self.group.unwrap_or(sync::GROUP.into());
+        // The headers in front of a message: IPv4 20 bytes, IPv6 40, UDP 8.
+        let headers = if group.is_ipv4() { 28 } else { 48 };
+        let mtu = match self.role {
+            SyncRole::Master => 1500,
+            SyncRole::Backup => mtu.clamp(1500, 65535) as u16,
+        };
+        let max_length = match (self.max_length, self.role) {
+            (0, _) => mtu - headers,
+            (length, SyncRole::Backup) => length.max(Self::BACKUP_LEAST_LENGTH),
+            (length, SyncRole::Master) => length,
+        };
+        Self {
+            role: self.role,
+            interface: self.interface.clone(),
+            sync_id: self.sync_id,
+            max_length: max_length.min(u16::MAX - headers),
+            group: Some(group),
+            port: if self.port == 0 { sync::PORT } else { self.port },
+            ttl: self.ttl.max(1),
+        }
+    }
 }
 
 /// A connection as a director reports it, a row of `-L -c`.

@@ -215,6 +215,13 @@ impl EntryRef {
         }
     }
 
+    /// Stores the tick until which the next hop is good. Under the set's lock only.
+    #[inline(always)]
+    pub fn forget_hop(self, until: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).hop_until), until) };
+    }
+
     /// Makes the entry nobody's, so that a lookup that does not look at its tag misses it. Under the set's lock only.
     #[inline(always)]
     pub fn forget(self) {
@@ -227,6 +234,13 @@ impl EntryRef {
     pub fn destination(self) -> u32 {
         // SAFETY: as above.
         unsafe { read_volatile(addr_of!((*self.0).destination)) }
+    }
+
+    /// Whether the entry leads to this destination, at this port.
+    #[inline(always)]
+    pub fn leads_to(self, destination: u32, port: u16) -> bool {
+        // SAFETY: as above.
+        self.destination() == destination && unsafe { read_volatile(addr_of!((*self.0).port)) } == port
     }
 
     /// The role.

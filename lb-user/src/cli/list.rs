@@ -16,7 +16,7 @@ use super::numbers;
 use super::values::scheduler_flag_names;
 use crate::table::{
     Destination, DestinationReport, Family, Info, Netmask, Service, ServiceKey, ServiceReport, Stats,
-    SyncDaemon, SyncRole, Timeouts, service_flags,
+    SyncDaemon, Timeouts, service_flags,
 };
 
 /// Columns of a service's name, and where an IPv4 one is cut.
@@ -180,10 +180,7 @@ pub fn write_timeouts(to: &mut dyn Write, timeouts: &Timeouts) -> io::Result<()>
 
 /// Writes the line of a sync daemon.
 pub fn write_daemon(to: &mut dyn Write, daemon: &SyncDaemon) -> io::Result<()> {
-    let role = match daemon.role {
-        SyncRole::Master => "master",
-        SyncRole::Backup => "backup",
-    };
+    let role = daemon.role.name();
     write!(to, "{role} sync daemon (mcast={}, syncid={}", daemon.interface, daemon.sync_id)?;
     // Kernels before 4.3 report neither length nor address.
     if daemon.max_length != 0 {

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use super::options::{Argument, CommandKind, Meaning, OPTIONS, OptionRow};
 
 /// xipvs's own commands, with what the manual says of each.
-const OWN: [(&str, &str); 11] = [
+const OWN: [(&str, &str); 12] = [
     ("attach IFACE ...", "attach the packet program to interfaces, loading it if need be"),
     ("detach [IFACE ...]", "take it off interfaces, or remove everything"),
     ("status [--all]", "show interfaces, how full the tables are, and why packets were not forwarded"),
@@ -24,6 +24,10 @@ const OWN: [(&str, &str); 11] = [
     (
         "serve --mirror to-kernel|from-kernel",
         "keep them equal until SIGTERM, looking every --interval milliseconds",
+    ),
+    (
+        "sync master|backup",
+        "be a sync daemon until SIGTERM, as --start-daemon starts them, with the same options",
     ),
     ("generate man|completion", "print this page, or the completion for bash"),
 ];
@@ -148,7 +152,7 @@ pub fn write_completion(to: &mut dyn Write, with_added: bool) -> io::Result<()> 
         words.join(" ")
     };
     let own = if with_added {
-        " attach detach status set mark mirror diff serve adopt hand-over generate --netns --director"
+        " attach detach status set mark mirror diff serve sync adopt hand-over generate --netns --director"
     } else {
         ""
     };

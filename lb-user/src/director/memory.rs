@@ -93,13 +93,6 @@ impl Host {
     }
 }
 
-/// The sync daemons' multicast group when none is given.
-const SYNC_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
-/// The sync daemons' UDP port when none is given.
-const SYNC_PORT: u16 = 8848;
-/// Shortest message that a backup daemon makes room for.
-const BACKUP_LEAST_LENGTH: u16 = 1024;
-
 #[derive(Debug, Clone)]
 struct Entry {
     report: ServiceReport,
@@ -199,32 +192,6 @@ impl Memory {
             let family = entry.report.service.key.family();
             entry.destinations.values().any(|report| Family::of(report.destination.key.address) != family)
         })
-    }
-
-    /// Fills in what a daemon's configuration leaves open.
-    fn complete(daemon: &SyncDaemon, interface: Interface) -> SyncDaemon {
-        let group = daemon.group.unwrap_or(SYNC_GROUP.into());
-        // The headers in front of a message: IPv4 20 bytes, IPv6 40, UDP 8.
-        let headers = if group.is_ipv4() { 28 } else { 48 };
-        let mtu = match daemon.role {
-            SyncRole::Master => 1500,
-            SyncRole::Backup => interface.mtu.clamp(1500, 65535) as u16,
-        };
-        let max_length = match (daemon.max_length, daemon.role) {
-            (0, _) => mtu - headers,
-            (length, SyncRole::Backup) => length.max(BACKUP_LEAST_LENGTH),
-            (length, SyncRole::Master) => length,
-        };
-        let max_length = max_length.min(u16::MAX - headers);
-        SyncDaemon {
-            role: daemon.role,
-            interface: daemon.interface.clone(),
-            sync_id: daemon.sync_id,
-            max_length,
-            group: Some(group),
-            port: if daemon.port == 0 { SYNC_PORT } else { daemon.port },
-            ttl: daemon.ttl.max(1),
-        }
     }
 }
 
@@ -356,7 +323,7 @@ impl Director for Memory {
         if daemon.role == SyncRole::Master && !interface.up {
             return Err(Error::Errno(libc::ENETUNREACH));
         }
-        *place = Some(Self::complete(daemon, interface));
+        *place = Some(daemon.completed(interface.mtu));
         Ok(())
     }
 

@@ -17,8 +17,10 @@
 //!
 //! Everything is removed on drop, a panic included; what a killed run left is removed by the next.
 
+pub mod download;
 pub mod namespace;
 pub mod nginx;
+pub mod pair;
 pub mod program;
 pub mod sockets;
 
@@ -109,6 +111,12 @@ impl Lab {
             lab.plug_in(lab.servers.last().context("just pushed")?)?;
         }
         Ok(lab)
+    }
+
+    /// Makes one more namespace, wired to nothing.
+    pub fn another(&self, label: &str) -> Result<Namespace> {
+        let lab = self.directory.file_name().unwrap_or_default().to_string_lossy();
+        Namespace::new(format!("{lab}-{label}"))
     }
 
     /// Returns a directory that lives as long as the lab.

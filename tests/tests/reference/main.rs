@@ -7,6 +7,7 @@ mod configuration;
 mod differential;
 mod director;
 mod follow;
+mod sync;
 mod takeover;
 
 use std::fs::File;

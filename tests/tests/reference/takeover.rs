@@ -1,108 +1,13 @@
 //! Live connections of both families and persistence templates go from kernel IPVS to the XDP program and back, with
 //! downloads running all the way.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle, sleep};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
 
-use tests::lab::{CLIENT, CLIENT_IPV6, INTERFACES, Lab, Server, VIP, VIP_IPV6};
+use tests::lab::download::{Download, all_go_on, serve, until};
+use tests::lab::{CLIENT, CLIENT_IPV6, INTERFACES, Lab, VIP, VIP_IPV6};
 
-/// For whatever has to happen; it may take that long on a machine that is slow and busy.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Bytes by which every download has to go on between two looks.
-const PROGRESS: u64 = 16 * 1024;
 /// Seconds after which kernel IPVS forgets a connection that it sees no packets of.
 const FORGOTTEN: u64 = 20;
-
-/// The byte at a place of every download.
-fn byte_at(place: u64) -> u8 {
-    (place % 251) as u8
-}
-
-/// Sends to whoever comes, without an end, as little as a slow machine can take of many.
-fn serve(server: &Server, port: u16) {
-    // Of IPv4 as well.
-    let listener: TcpListener =
-        server.namespace.listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            thread::spawn(move || {
-                let mut place = 0;
-                loop {
-                    let piece: Vec<u8> = (place..place + 4096).map(byte_at).collect();
-                    // The client has gone.
-                    if stream.write_all(&piece).is_err() {
-                        return;
-                    }
-                    place += piece.len() as u64;
-                    sleep(Duration::from_millis(100));
-                }
-            });
-        }
-    });
-}
-
-/// A client that reads, and looks at every byte.
-struct Download {
-    name: String,
-    received: Arc<AtomicU64>,
-    ends: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Download {
-    fn start(lab: &Lab, service: SocketAddr) -> Self {
-        let mut stream: TcpStream = lab.client.connect(service).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let name = format!("{} to {service}", stream.local_addr().unwrap());
-        let (received, ends) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counter, end) = (received.clone(), ends.clone());
-        let thread = thread::spawn(move || {
-            let mut buffer = [0; 16384];
-            let mut place = 0;
-            while !end.load(Ordering::Relaxed) {
-                let length = stream.read(&mut buffer).expect("the connection was broken");
-                assert_ne!(length, 0, "the connection was closed");
-                for byte in &buffer[..length] {
-                    assert_eq!(*byte, byte_at(place), "at byte {place}");
-                    place += 1;
-                }
-                counter.store(place, Ordering::Relaxed);
-            }
-        });
-        Self { name, received, ends, thread }
-    }
-
-    fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-}
-
-/// Waits until every download has gone on.
-fn all_go_on(downloads: &[Download]) {
-    let before: Vec<u64> = downloads.iter().map(Download::received).collect();
-    let start = Instant::now();
-    for (download, before) in downloads.iter().zip(before) {
-        while download.received() < before + PROGRESS {
-            assert!(!download.thread.is_finished(), "{} has ended", download.name);
-            assert!(start.elapsed() < PATIENCE, "{} stands still", download.name);
-            sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-/// Waits until a question has the answer.
-fn until(what: &str, mut look: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !look() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        sleep(Duration::from_millis(200));
-    }
-}
 
 /// By NAT and by direct routing, in both families.
 fn services() -> [SocketAddr; 4] {
@@ -159,8 +64,8 @@ fn downloads_run_on_while_the_director_changes_and_changes_back() {
     lab.director.sysctl("net/ipv6/conf/all/forwarding", "1").unwrap();
     let [one, two] = &lab.servers[..] else { panic!("two servers") };
     for server in [one, two] {
-        serve(server, 80);
-        serve(server, 81);
+        serve(&server.namespace, 80);
+        serve(&server.namespace, 81);
     }
     // Without their templates the connections of a client would go to one server in turn with the other.
     let rules = format!(
@@ -181,7 +86,7 @@ fn downloads_run_on_while_the_director_changes_and_changes_back() {
         lab.xipvs(&format!("--director kernel {words}")).unwrap();
     }
     let twice = services().into_iter().chain(services());
-    let mut downloads: Vec<Download> = twice.map(|service| Download::start(&lab, service)).collect();
+    let mut downloads: Vec<Download> = twice.map(|service| Download::start(&lab.client, service)).collect();
     all_go_on(&downloads);
     assert_eq!(listed(&lab, "kernel", "ESTABLISHED").len(), 8);
     let templates = listed(&lab, "kernel", "ASSURED");
@@ -206,13 +111,13 @@ fn downloads_run_on_while_the_director_changes_and_changes_back() {
     assert_eq!(counts(&lab, "xdp"), persistent);
 
     // New connections follow the templates.
-    downloads.extend(services().map(|service| Download::start(&lab, service)));
+    downloads.extend(services().map(|service| Download::start(&lab.client, service)));
     let one_more: Vec<String> = persistent.iter().map(|counts| counts.replace('2', "3")).collect();
     assert_eq!(counts(&lab, "xdp"), one_more);
     // By their new masks both services have templates of their own, of which the kernel knows nothing.
     lab.xipvs(&format!("-E -t {VIP}:80 -s rr -p 600")).unwrap();
     lab.xipvs(&format!("-E -t [{VIP_IPV6}]:81 -s rr -p 600")).unwrap();
-    downloads.extend(persistent_services().map(|service| Download::start(&lab, service)));
+    downloads.extend(persistent_services().map(|service| Download::start(&lab.client, service)));
     all_go_on(&downloads);
     let templates = listed(&lab, "xdp", "ASSURED");
     assert_eq!(templates.len(), 4, "{templates:#?}");
@@ -250,12 +155,9 @@ fn downloads_run_on_while_the_director_changes_and_changes_back() {
         [first, second].map(|template| all.iter().filter(|line| way(line) == way(template)).count())
     };
     let before = following();
-    downloads.extend(persistent_services().map(|service| Download::start(&lab, service)));
+    downloads.extend(persistent_services().map(|service| Download::start(&lab.client, service)));
     assert_eq!(following(), before.map(|count| count + 1));
     all_go_on(&downloads);
 
-    for download in downloads {
-        download.ends.store(true, Ordering::Relaxed);
-        download.thread.join().unwrap();
-    }
+    downloads.into_iter().for_each(Download::end);
 }

@@ -13,6 +13,7 @@ use std::thread;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use tests::golden::{Record, cases, host, names};
+use tests::lab::binary;
 use xipvs::cli::names::FileNames;
 use xipvs::director::memory::Memory;
 use xipvs::director::xdp::refusal::{self, REFUSALS, Refusal};
@@ -27,9 +28,9 @@ use xipvs::table::{
 /// The scheduler that the XDP director has and Debian's kernel, and so the memory director, has not.
 const MORE_THAN_THE_KERNEL: &str = "twos";
 
-/// The namespace, as the cases with interfaces expect it.
+/// The namespace, where a case does not say how it was made.
 const INTERFACES: [&str; 3] =
-    ["ip link add dum0 type veth peer name dum1", "ip addr add 192.0.2.1/24 dev dum0", "ip link set dum0 up"];
+    ["ip link add dum0 type dummy", "ip addr add 192.0.2.1/24 dev dum0", "ip link set dum0 up"];
 
 /// Two directors that have to agree.
 struct Both<'a> {
@@ -158,7 +159,7 @@ impl Director for Both<'_> {
     }
 
     fn start_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
-        self.change(daemon, refusal::of_daemon(), |director| director.start_daemon(daemon))
+        self.change(daemon, None, |director| director.start_daemon(daemon))
     }
 
     fn stop_daemon(&mut self, role: SyncRole) -> Result<()> {
@@ -207,20 +208,27 @@ fn run_all() -> Tally {
         lifecycle::load(&sizes).unwrap()
     };
     let mut xdp = Xdp::open(pins.directory()).unwrap();
+    xdp.start_daemons_by(binary());
+    let mut interfaces = Interfaces::default();
     let names = names().unwrap();
     let mut tally = Tally::default();
     for case in cases().unwrap() {
-        run_case(&case, &mut xdp, &names, &mut tally);
+        let made = case.iter().find(|record| !record.pre.is_empty()).map(|record| record.pre.clone());
+        let made = made.unwrap_or_else(|| INTERFACES.map(str::to_owned).into());
+        interfaces.make(&made);
+        run_case(&case, &made, &mut xdp, &names, &mut tally);
     }
+    xdp.sync_daemons().stop_all().unwrap();
     tally
 }
 
-fn run_case(case: &[Record], xdp: &mut Xdp, names: &FileNames, tally: &mut Tally) {
+fn run_case(case: &[Record], made: &[String], xdp: &mut Xdp, names: &FileNames, tally: &mut Tally) {
+    xdp.sync_daemons().stop_all().unwrap();
     xdp.flush().unwrap();
     xdp.set_timeouts(&Timeouts::default()).unwrap();
     let mut both = Both {
         xdp,
-        memory: Memory::new(host(&INTERFACES.map(str::to_owned)).unwrap()),
+        memory: Memory::new(host(made).unwrap()),
         refused: BTreeMap::new(),
         different: Vec::new(),
         diverged: false,
@@ -262,11 +270,49 @@ fn alone() {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
-    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    for command in ["ip link set lo up"].iter().chain(&INTERFACES) {
-        writeln!(input, "{}", command.trim_start_matches("ip ")).unwrap();
+    ip(&["link set lo up".into()]);
+}
+
+/// The interfaces that are there, by the commands that made them.
+#[derive(Default)]
+struct Interfaces {
+    made: Vec<String>,
+}
+
+impl Interfaces {
+    /// Makes those of a case in place of those that are there; with veths, as not every kernel has dummies.
+    fn make(&mut self, wanted: &[String]) {
+        if self.made == wanted {
+            return;
+        }
+        let mut lines = Vec::new();
+        for name in self.made.iter().filter_map(|command| added(command)) {
+            lines.push(format!("link delete {name}"));
+        }
+        for command in wanted {
+            if let Some(name) = added(command) {
+                lines.push(format!("link add {name} type veth peer name {name}-peer"));
+                continue;
+            }
+            let words: Vec<&str> = command.split_whitespace().skip(1).filter(|word| *word != "-6").collect();
+            lines.push(words.join(" "));
+            if let ["link", "set", name, "up"] = words[..] {
+                lines.push(format!("link set {name}-peer up"));
+            }
+        }
+        ip(&lines);
+        self.made = wanted.to_vec();
     }
-    drop(input);
-    assert!(child.wait().unwrap().success(), "ip failed");
+}
+
+/// The name of the interface that a command adds.
+fn added(command: &str) -> Option<&str> {
+    command.strip_prefix("ip link add ")?.split(' ').next()
+}
+
+/// Runs commands of `ip`.
+fn ip(lines: &[String]) {
+    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "ip failed: {lines:?}");
 }

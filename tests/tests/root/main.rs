@@ -9,3 +9,4 @@ mod lab;
 mod lifecycle;
 mod packets;
 mod speed;
+mod sync;

@@ -1,26 +1,25 @@
-//! Connections and persistence templates that another director made, taken over into the connection table, and ours as
-//! sync messages tell them.
+//! Connections and persistence templates that another director made, taken over into the connection table.
 //!
-//! What a listing does not tell is the forwarding method, which is taken to be the destination's; whether an answer by direct
+//! What a listing does not tell is the forwarding method, which is the destination's in any case; whether an answer by direct
 //! routing has come by, which is taken for not so until the next comes; and a template's timeout, which is taken to be the
-//! service's. IPVS counterpart: `ip_vs_proc_conn` and `ip_vs_sync_conn`.
+//! service's. Records of sync messages tell the latter two. IPVS counterpart: `ip_vs_proc_conn`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use lb_common::connection::{self, Addresses, Adopted, Adoption, CLIENT_SIDE, SERVER_SIDE, TEMPLATE};
-use lb_common::destination::{AVAILABLE, Destination, DestinationId};
+use lb_common::connection::{self, Addresses, Adopted, Adoption, CLIENT_SIDE, KEEP, RENEW, SYNCED, TEMPLATE};
+use lb_common::destination::DestinationId;
 use lb_common::forward::ForwardingMethod;
 use lb_common::persistence::{INVALID_PORT, template_protocol};
 use lb_common::protocol::{Protocol, state};
 use lb_common::service::{Service as ServiceRecord, flags};
 use lb_common::settings::Settings;
-use lb_common::sync::{self, Record};
+use lb_common::sync::Record;
+use lb_common::sync::backup::{self, Accepted};
 use lb_common::tuple::{IPV6, Tuple, handle};
 
-use super::connection::addresses;
-use super::maps::{Maps, TableEntry};
-use super::{address_bytes, address_of, destination, service, set};
+use super::maps::Maps;
+use super::{address_bytes, destination, service, set};
 use crate::director::Result;
 use crate::table::{ConnectionReport, DestinationKey, Family, ServiceKey};
 
@@ -32,99 +31,199 @@ pub struct Takeover {
     /// In the table already.
     pub known: usize,
     /// Left where they are, by reason.
-    pub left: BTreeMap<&'static str, usize>,
-}
-
-impl Takeover {
-    fn leave(&mut self, reason: &'static str) {
-        *self.left.entry(reason).or_default() += 1;
-    }
+    pub left: BTreeMap<Left, usize>,
 }
 
 /// A reason to leave a connection where it is.
-type Left = &'static str;
+pub type Left = &'static str;
+
+/// The reason that may pass: somebody adds the destination.
+pub const NO_DESTINATION: Left = "of a destination that is not in the table";
+/// The reason that may pass as well.
+const NO_ROOM: Left = "no room in the connection table";
+const USELESS: Left = "templates that serve no more";
+const NO_STATE: Left = "in a state that is not known";
+
+/// What became of one connection.
+pub type Fate = std::result::Result<Adopted, Left>;
+
+/// Whether a record that tells of a known connection changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// No.
+    Keep,
+    /// Yes, as IPVS's backup does.
+    Renew,
+}
 
 /// The port of FTP's control connections.
 const FTP: u16 = 21;
 
-/// Takes over what can be: templates first, so that connections find those that control them.
+/// Takes over the connections of a listing.
 pub fn adopt(maps: &Maps, connections: &[ConnectionReport]) -> Result<Takeover> {
-    let mut takeover = Takeover::default();
-    let mut wanted = Vec::new();
-    let mut destinations = Destinations::new(maps);
     let settings = maps.settings();
-    for connection in connections {
-        match adoption(connection, &mut destinations, &settings) {
-            Ok(adoption) => wanted.push(adoption),
-            Err(reason) => takeover.leave(reason),
-        }
-    }
-    wanted.sort_by_key(|adoption| adoption.role != TEMPLATE);
-    for adopted in maps.adopt(&wanted)? {
-        match adopted {
-            Adopted::Taken => takeover.taken += 1,
-            Adopted::Known => takeover.known += 1,
-            Adopted::Failed => takeover.leave("no room in the connection table"),
+    let told = connections.iter().map(|connection| Foreign::listed(connection, &settings));
+    let mut takeover = Takeover::default();
+    for fate in adopt_all(maps, &mut Places::default(), &settings, told, KEEP)? {
+        match fate {
+            Ok(Adopted::Taken) => takeover.taken += 1,
+            Ok(_) => takeover.known += 1,
+            Err(reason) => *takeover.left.entry(reason).or_default() += 1,
         }
     }
     Ok(takeover)
 }
 
+/// Takes over what sync messages tell, and says of each record what became of it.
+pub fn adopt_records(
+    maps: &Maps,
+    places: &mut Places,
+    records: &[Record<'_>],
+    policy: Policy,
+) -> Result<Vec<Fate>> {
+    let settings = maps.settings();
+    let told = records.iter().map(|record| Foreign::told(record, &settings));
+    let policy = if policy == Policy::Renew { RENEW } else { KEEP };
+    adopt_all(maps, places, &settings, told, policy)
+}
+
+/// Takes over what can be: templates first, so that connections find those that control them.
+fn adopt_all(
+    maps: &Maps,
+    places: &mut Places,
+    settings: &Settings,
+    all: impl Iterator<Item = std::result::Result<Foreign, Left>>,
+    policy: u8,
+) -> Result<Vec<Fate>> {
+    places.refresh(maps, settings);
+    let mut fates = Vec::new();
+    let mut wanted = Vec::new();
+    for (number, foreign) in all.enumerate() {
+        let adoption = foreign.and_then(|foreign| adoption(maps, &foreign, places, settings, policy));
+        fates.push(adoption.map(|_| Adopted::Failed));
+        wanted.extend(adoption.map(|adoption| (number, adoption)));
+    }
+    wanted.sort_by_key(|(_, adoption)| adoption.role != TEMPLATE);
+    let adoptions: Vec<Adoption> = wanted.iter().map(|(_, adoption)| *adoption).collect();
+    for ((number, _), adopted) in wanted.into_iter().zip(maps.adopt(&adoptions)?) {
+        fates[number] = if adopted == Adopted::Failed { Err(NO_ROOM) } else { Ok(adopted) };
+    }
+    Ok(fates)
+}
+
+/// A connection or template as another director has it, however that became known.
+#[derive(Debug, Clone, Copy)]
+struct Foreign {
+    /// None of a firewall mark's template.
+    protocol: Option<Protocol>,
+    is_template: bool,
+    client: (IpAddr, u16),
+    virtual_end: (IpAddr, u16),
+    destination: (IpAddr, u16),
+    /// The firewall mark of its service, 0 for one with an address, if that is told.
+    mark: Option<u32>,
+    state: u8,
+    /// [`connection::INACTIVE`], [`connection::NO_OUTPUT`], [`SYNCED`].
+    flags: u8,
+    /// Ticks that it has left.
+    lifetime: u32,
+}
+
+impl Foreign {
+    /// As a listing tells it.
+    fn listed(told: &ConnectionReport, settings: &Settings) -> std::result::Result<Self, Left> {
+        let is_template = told.client_port == 0;
+        if is_template && told.virtual_port == INVALID_PORT {
+            return Err(USELESS);
+        }
+        let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == told.protocol);
+        let state = match (protocol, is_template) {
+            (_, true) => template_state(&told.state),
+            (Some(protocol), false) => state::from_name(protocol, &told.state),
+            (None, false) => None,
+        };
+        let state = state.ok_or(NO_STATE)?;
+        let inactive = if state::is_active(state) { 0 } else { connection::INACTIVE };
+        Ok(Self {
+            protocol,
+            is_template,
+            client: (told.client, told.client_port),
+            virtual_end: (told.virtual_address, told.virtual_port),
+            destination: (told.destination, told.destination_port),
+            // Of a connection's a listing says nothing.
+            mark: (told.protocol == "IP").then(|| mark_in(told.virtual_address)),
+            state,
+            flags: inactive | connection::NO_OUTPUT,
+            // The listing leaves out the part of the last second.
+            lifetime: told.expires.saturating_add(1).saturating_mul(settings.ticks_per_second),
+        })
+    }
+
+    /// As a sync message tells it.
+    fn told(told: &Record<'_>, settings: &Settings) -> std::result::Result<Self, Left> {
+        let accepted = backup::accept(told).map_err(backup::Unfit::explanation)?;
+        let Accepted { protocol, is_template, state, inactive, no_output, seconds } = accepted;
+        if is_template && told.virtual_port == INVALID_PORT {
+            return Err(USELESS);
+        }
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        Ok(Self {
+            protocol,
+            is_template,
+            client: (told.client, told.client_port),
+            virtual_end: (told.virtual_address, told.virtual_port),
+            destination: (told.destination, told.destination_port),
+            mark: Some(if protocol.is_none() { mark_in(told.virtual_address) } else { told.mark }),
+            state,
+            flags: SYNCED | flag(inactive, connection::INACTIVE) | flag(no_output, connection::NO_OUTPUT),
+            lifetime: match seconds {
+                Some(seconds) => seconds.saturating_mul(settings.ticks_per_second),
+                None => settings.timeouts[usize::from(state)],
+            },
+        })
+    }
+}
+
 /// A connection or template, as the program takes it.
 fn adoption(
-    connection: &ConnectionReport,
-    destinations: &mut Destinations<'_>,
+    maps: &Maps,
+    foreign: &Foreign,
+    places: &mut Places,
     settings: &Settings,
+    policy: u8,
 ) -> std::result::Result<Adoption, Left> {
-    const USELESS: Left = "templates that serve no more";
-    let is_template = connection.client_port == 0;
-    if is_template && connection.virtual_port == INVALID_PORT {
-        return Err(USELESS);
-    }
-    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == connection.protocol);
-    let state = match (protocol, is_template) {
-        (_, true) => template_state(&connection.state),
-        (Some(protocol), false) => state::from_name(protocol, &connection.state),
-        (None, false) => None,
-    };
-    let state = state.ok_or("in a state that is not known")?;
-    let Place { service, is_persistent, id, method } =
-        destinations.find(protocol, connection).ok_or("of a destination that is not in the table")?;
+    let Foreign { protocol, is_template, client, virtual_end, state, .. } = *foreign;
+    let Place { service, is_persistent, id, method } = places.find(maps, foreign).ok_or(NO_DESTINATION)?;
     if is_template && !is_persistent {
         return Err(USELESS);
     }
-    let family = if connection.client.is_ipv6() { IPV6 } else { 0 };
+    let family = if client.0.is_ipv6() { IPV6 } else { 0 };
     let number = protocol.map_or(0, Protocol::number);
     let protocol = if is_template { template_protocol(number) } else { number } | family;
-    let raw = |address, port: u16| (raw_address(address, settings.seed), port.to_be());
-    let (client, mut virtual_address) = (
-        raw(connection.client, connection.client_port),
-        raw(connection.virtual_address, connection.virtual_port),
-    );
-    if let Some(mark) = mark_of_template(connection) {
-        virtual_address.0 = mark.to_be();
+    let raw = |(address, port): (IpAddr, u16)| (raw_address(address, settings.seed), port.to_be());
+    let mut virtual_raw = raw(virtual_end);
+    if number == 0 {
+        virtual_raw.0 = mark_in(virtual_end.0).to_be();
     }
-    let tuple = Tuple::from_raw(protocol, client, virtual_address);
-    let inactive = if state::is_active(state) { 0 } else { connection::INACTIVE };
-    let no_output = if method == ForwardingMethod::Masquerade { 0 } else { connection::NO_OUTPUT };
-    // The listing leaves out the part of the last second.
-    let lifetime = connection.expires.saturating_add(1).saturating_mul(settings.ticks_per_second);
+    let tuple = Tuple::from_raw(protocol, raw(client), virtual_raw);
+    let unseen = if method == ForwardingMethod::Masquerade.number() { connection::NO_OUTPUT } else { 0 };
     let words = |address| zerocopy::transmute!(address_bytes(address));
     Ok(Adoption {
         addresses: tuple.addresses,
         ports: tuple.ports,
         service,
         destination: id,
-        lifetime,
-        port: connection.destination_port.to_be(),
+        lifetime: foreign.lifetime,
+        port: foreign.destination.1.to_be(),
         protocol,
         state,
-        flags: inactive | no_output,
+        flags: foreign.flags & !unseen,
         role: if is_template { TEMPLATE } else { CLIENT_SIDE },
-        reserved: [0; 2],
+        policy,
+        reserved: 0,
         beside: Addresses {
-            source: words(connection.client),
-            destination: words(connection.virtual_address),
+            source: words(client.0),
+            destination: words(virtual_end.0),
             other: [0; 2],
             reserved: [0; 2],
         },
@@ -136,10 +235,10 @@ fn template_state(name: &str) -> Option<u8> {
     [0, state::ASSURED].into_iter().find(|number| state::name(*number) == name)
 }
 
-/// The firewall mark in the place of a template's address.
-fn mark_of_template(connection: &ConnectionReport) -> Option<u32> {
-    let [a, b, c, d, ..] = address_bytes(connection.virtual_address);
-    (connection.protocol == "IP").then_some(u32::from_be_bytes([a, b, c, d]))
+/// The firewall mark that a template of its has in the place of an address.
+fn mark_in(address: IpAddr) -> u32 {
+    let [a, b, c, d, ..] = address_bytes(address);
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// What a tuple has of an address.
@@ -151,134 +250,79 @@ fn raw_address(address: IpAddr, seed: u64) -> u32 {
 }
 
 /// Where a connection belongs.
+#[derive(Debug)]
 struct Place {
     /// Its service's slot.
     service: u32,
     /// Whether that one makes templates.
     is_persistent: bool,
     id: DestinationId,
-    method: ForwardingMethod,
+    /// The number of its forwarding method.
+    method: u8,
 }
 
-/// A service's slot and record, and its destinations.
-type Known = (u32, ServiceRecord, Vec<(DestinationKey, DestinationId)>);
+/// A service's slot and record, and its destinations with their methods.
+type Known = (u32, ServiceRecord, Vec<(DestinationKey, DestinationId, u8)>);
 
-/// The destinations of services, found once each.
-struct Destinations<'a> {
-    maps: &'a Maps,
+/// The destinations of services, found once each as long as nobody changes the table.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// The table's revision, once there is one.
+    revision: Option<u32>,
     found: HashMap<ServiceKey, Option<Known>>,
     /// The services by firewall mark.
     marks: Vec<ServiceKey>,
 }
 
-impl<'a> Destinations<'a> {
-    fn new(maps: &'a Maps) -> Self {
+impl Places {
+    /// Forgets what may be true no more. Whether there was anything to forget.
+    pub fn refresh(&mut self, maps: &Maps, settings: &Settings) -> bool {
+        if self.revision == Some(settings.revision) {
+            return false;
+        }
         let marks = service::all(maps).map(|(_, record)| service::key(&record));
         let marks = marks.filter(|key| matches!(key, ServiceKey::Mark { .. })).collect();
-        Self { maps, found: HashMap::new(), marks }
+        *self = Self { revision: Some(settings.revision), found: HashMap::new(), marks };
+        true
     }
 
     /// The destination of a connection or template, by the service that would take it.
-    fn find(&mut self, protocol: Option<Protocol>, connection: &ConnectionReport) -> Option<Place> {
-        let of_address = protocol.map(|protocol| services_of(protocol, connection));
-        let family = if connection.client.is_ipv6() { Family::V6 } else { Family::V4 };
-        let wanted = mark_of_template(connection);
-        // A listing tells a template's mark, and nothing of a connection's.
+    fn find(&mut self, maps: &Maps, foreign: &Foreign) -> Option<Place> {
+        let Foreign { virtual_end, destination: (address, port), .. } = *foreign;
+        let of_address = foreign.protocol.filter(|_| foreign.mark.is_none_or(|mark| mark == 0));
+        let of_address = of_address.map(|protocol| services_of(protocol, virtual_end));
+        let family = if foreign.client.0.is_ipv6() { Family::V6 } else { Family::V4 };
         let may_be_its = |key: &&ServiceKey| {
             matches!(key, ServiceKey::Mark { mark, family: its }
-                if *its == family && wanted.is_none_or(|wanted| wanted == *mark))
+                if *its == family && foreign.mark.is_none_or(|wanted| wanted == *mark))
         };
         let mut keys = of_address.into_iter().flatten().chain(self.marks.iter().filter(may_be_its).copied());
         keys.find_map(|key| {
-            let known = self.found.entry(key).or_insert_with(|| list(self.maps, &key));
+            let known = self.found.entry(key).or_insert_with(|| list(maps, &key));
             let (service, record, all) = known.as_ref()?;
-            let port = connection.destination_port;
             let is_persistent = record.flags & flags::PERSISTENT != 0;
             // Of a persistent service only packets to its own port get the destination's; one without a port keeps the
             // packet's in any case.
-            let any_port =
-                is_persistent && (port == 0 || u16::from_be(record.port) != connection.virtual_port);
-            let (_, id) = all
+            let any_port = is_persistent && (port == 0 || u16::from_be(record.port) != virtual_end.1);
+            let (_, id, method) = all
                 .iter()
-                .filter(|(key, _)| key.address == connection.destination)
-                .find(|(key, _)| key.port == port || key.port == 0 || any_port)?;
-            let method = destination::report(self.maps, *id)?.destination.method;
-            Some(Place { service: *service, is_persistent, id: *id, method })
+                .filter(|(key, ..)| key.address == address)
+                .find(|(key, ..)| key.port == port || key.port == 0 || any_port)?;
+            Some(Place { service: *service, is_persistent, id: *id, method: *method })
         })
     }
 }
 
 /// The services with an address that may have made a connection or template, in the order in which they are asked: that
 /// of its port, FTP's, which takes more than that, the one for any.
-fn services_of(protocol: Protocol, connection: &ConnectionReport) -> [ServiceKey; 3] {
-    let address = connection.virtual_address;
+fn services_of(protocol: Protocol, (address, port): (IpAddr, u16)) -> [ServiceKey; 3] {
     let ftp = if protocol == Protocol::Tcp { FTP } else { 0 };
-    [connection.virtual_port, ftp, 0].map(|port| ServiceKey::Address { protocol, address, port })
+    [port, ftp, 0].map(|port| ServiceKey::Address { protocol, address, port })
 }
 
 fn list(maps: &Maps, service: &ServiceKey) -> Option<Known> {
     let (slot, record) = service::find(maps, service).ok()?;
     let ids = set::read(maps, &record).ids;
-    let destinations = ids.into_iter().filter_map(|id| Some((destination::key(maps, id)?, id))).collect();
-    Some((slot, record, destinations))
-}
-
-/// The connections as records of sync messages; those of deleted destinations, which no other director could place, and of
-/// destinations of the other family are only counted.
-pub fn records(maps: &Maps) -> Result<(Vec<Record<'static>>, usize)> {
-    maps.sweep()?;
-    let settings = maps.settings();
-    let mut lost = 0;
-    let mut records = Vec::new();
-    let listed = maps.entries()?.into_iter().filter(|found| found.entry.role != SERVER_SIDE);
-    for found in listed {
-        let TableEntry { entry, deadline, .. } = found;
-        let destination = maps.destinations.read(entry.destination);
-        let ticks = deadline.wrapping_sub(settings.swept_at) as i32;
-        // Sync messages have one family.
-        let told = |destination: &Destination| {
-            destination.status & AVAILABLE != 0 && destination.family == destination.service_family()
-        };
-        match destination.filter(told) {
-            Some(destination) => {
-                let expires = ticks.max(0) as u32 / settings.ticks_per_second.max(1);
-                records.push(record(&found, &destination, expires));
-            }
-            None => lost += 1,
-        }
-    }
-    Ok((records, lost))
-}
-
-fn record(found: &TableEntry, destination: &Destination, expires: u32) -> Record<'static> {
-    let entry = &found.entry;
-    let tuple = entry.tuple();
-    let [client, virtual_address] = addresses(found);
-    let flag = |ours: u8, theirs: u32| if entry.flags & ours != 0 { theirs } else { 0 };
-    let flags = u32::from(entry.method)
-        | flag(connection::INACTIVE, sync::INACTIVE)
-        | flag(connection::NO_OUTPUT, sync::NO_OUTPUT);
-    let record = Record {
-        protocol: tuple.transport(),
-        flags,
-        state: state::number_in_protocol(entry.state).into(),
-        client_port: tuple.source_port(),
-        virtual_port: tuple.destination_port(),
-        destination_port: u16::from_be(entry.port),
-        mark: service::mark_of(destination),
-        // A kernel of which 0 is asked would end the connection at once.
-        timeout: Some(expires.max(1)),
-        client,
-        virtual_address,
-        destination: address_of(destination.address, destination.family),
-        sequences: None,
-        engine_name: None,
-        engine_data: None,
-    };
-    if entry.role != TEMPLATE {
-        return record;
-    }
-    // That of a firewall mark has none.
-    let protocol = template_protocol(entry.protocol) & !IPV6;
-    Record { protocol, flags: flags | sync::INACTIVE | sync::TEMPLATE, ..record }
+    let place = |id| Some((destination::key(maps, id)?, id, maps.destinations.read(id)?.method));
+    Some((slot, record, ids.into_iter().filter_map(place).collect()))
 }

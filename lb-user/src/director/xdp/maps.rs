@@ -4,10 +4,11 @@
 //! ([`super::lifecycle`]).
 
 use std::mem::offset_of;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::connection::{AddressSet, Addresses, Adopted, Adoption, Entry, Set, WAYS};
@@ -20,6 +21,7 @@ use lb_common::settings::{LAYOUT, Settings};
 use lb_common::stats::{Estimator, Rates};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::batch::Batch;
 use super::mapped::Mapped;
 use super::sizes::Sizes;
 use crate::director::Error;
@@ -27,9 +29,6 @@ use crate::table::Timeouts;
 
 /// How often a second the sweep's timer runs, see the packet program's `sweep`.
 const SWEEPS_PER_SECOND: u32 = 128;
-
-/// `BPF_F_LOCK`: the kernel copies an element under its lock.
-const LOCKED: u64 = 4;
 
 /// The maps.
 #[derive(Debug)]
@@ -330,10 +329,23 @@ impl Maps {
         let program = self.program(NAME)?;
         let adopted = |connection: &Adoption| {
             let answer = run(&program, NAME, connection.as_bytes())?;
-            let known = [Adopted::Known, Adopted::Taken].into_iter().find(|one| *one as u32 == answer);
+            let known = [Adopted::Known, Adopted::Taken, Adopted::Renewed]
+                .into_iter()
+                .find(|one| *one as u32 == answer);
             Ok(known.unwrap_or(Adopted::Failed))
         };
         connections.iter().map(adopted).collect()
+    }
+
+    /// The connection table, to be read a part at a time.
+    ///
+    /// # Errors
+    ///
+    /// When the table cannot be read.
+    pub fn connections(&self) -> Result<Connections<'_>, Error> {
+        let (map, _) = pinned(&self.directory, CONNECTIONS)?;
+        let sets = Batch::new(&map, AT_ONCE).map_err(|error| unavailable(CONNECTIONS, &error))?;
+        Ok(Connections { sets, addresses: &self.addresses })
     }
 
     /// Every entry of the connection table.
@@ -342,29 +354,85 @@ impl Maps {
     ///
     /// When the table cannot be read.
     pub fn entries(&self) -> Result<Vec<TableEntry>, Error> {
-        let failed = |error: aya::maps::MapError| unavailable("CONNECTIONS", &error);
-        let (map, sets) = pinned(&self.directory, "CONNECTIONS")?;
-        let table: Array<MapData, [u8; size_of::<Set>()]> =
-            Array::try_from(Map::Array(map)).map_err(failed)?;
+        let mut connections = self.connections()?;
         let mut entries = Vec::new();
-        for number in 0..sets {
-            let bytes = table.get(&number, LOCKED).map_err(failed)?;
-            let Ok(set) = Set::read_from_bytes(&bytes) else { continue };
-            for slot in (0..WAYS).filter(|slot| set.tags[*slot] != 0) {
-                let entry = set.entries[slot];
-                let addresses = match entry.tuple().is_ipv6() {
-                    true => self.addresses.read(number).map(|lines| lines[slot]),
-                    false => None,
-                };
-                entries.push(TableEntry {
-                    entry,
-                    deadline: set.deadlines[slot],
-                    addresses: addresses.unwrap_or_default(),
-                });
-            }
-        }
+        let all = connections.sets();
+        connections.visit(0..all, |_, set| entries.extend(set.iter().flatten()))?;
         Ok(entries)
     }
+}
+
+/// The map of the connection table.
+const CONNECTIONS: &str = "CONNECTIONS";
+
+/// Sets that are copied at once: half a megabyte.
+const AT_ONCE: u32 = 1024;
+
+/// The connection table, while it is read.
+#[derive(Debug)]
+pub struct Connections<'a> {
+    sets: Batch<Set>,
+    addresses: &'a Mapped<AddressSet>,
+}
+
+/// The entries of a set by slot.
+pub type SetEntries = [Option<TableEntry>; WAYS];
+
+impl Connections<'_> {
+    /// Sets in the table.
+    pub fn sets(&self) -> u32 {
+        self.sets.count()
+    }
+
+    /// Shows the sets of a range, each by its number.
+    ///
+    /// # Errors
+    ///
+    /// When the table cannot be read.
+    pub fn visit(
+        &mut self,
+        range: Range<u32>,
+        mut visitor: impl FnMut(u32, &SetEntries),
+    ) -> Result<(), Error> {
+        let Self { sets, addresses } = self;
+        let mut first = range.start;
+        while first < range.end {
+            let copied = sets.read(first).map_err(|error| unavailable(CONNECTIONS, &error))?;
+            if copied.is_empty() {
+                break;
+            }
+            for (number, set) in (first..range.end).zip(copied) {
+                visitor(number, &entries_of(set, || addresses.read(number)));
+            }
+            first += copied.len() as u32;
+        }
+        Ok(())
+    }
+
+    /// The entry at a place, as [`Entry::place`] has it, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the table cannot be read.
+    pub fn at(&self, place: u32) -> Result<Option<TableEntry>, Error> {
+        let Some(slot) = (place & 7).checked_sub(1) else { return Ok(None) };
+        let number = place >> 3;
+        let set = self.sets.one(number).map_err(|error| unavailable(CONNECTIONS, &error))?;
+        let entries = set.map(|set| entries_of(&set, || self.addresses.read(number)));
+        Ok(entries.and_then(|entries| entries[slot as usize]))
+    }
+}
+
+fn entries_of(set: &Set, beside: impl FnOnce() -> Option<AddressSet>) -> SetEntries {
+    let is_ipv6 = |slot: &usize| set.tags[*slot] != 0 && set.entries[*slot].tuple().is_ipv6();
+    let lines = if (0..WAYS).any(|slot| is_ipv6(&slot)) { beside() } else { None };
+    std::array::from_fn(|slot| {
+        (set.tags[slot] != 0).then(|| TableEntry {
+            entry: set.entries[slot],
+            deadline: set.deadlines[slot],
+            addresses: lines.filter(|_| is_ipv6(&slot)).map_or_else(Addresses::default, |lines| lines[slot]),
+        })
+    })
 }
 
 /// Runs a program once on a packet and returns its answer.

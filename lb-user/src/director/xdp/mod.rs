@@ -6,7 +6,9 @@
 //! IPVS counterpart: `ip_vs_ctl.c`.
 
 pub mod adopt;
+mod batch;
 pub mod connection;
+pub mod daemon;
 pub mod destination;
 pub mod lifecycle;
 mod mapped;
@@ -20,13 +22,14 @@ pub mod routing;
 pub mod service;
 mod set;
 pub mod sizes;
+pub mod sync;
 pub mod sysctl;
 
 use std::fs::File;
 use std::mem::offset_of;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lb_common::forward::{ForwardingMethod, TunnelType};
 use lb_common::mark::Rule;
@@ -34,7 +37,8 @@ use lb_common::service::Service as ServiceRecord;
 use lb_common::settings::Settings;
 use lb_common::sync::Record;
 
-use self::adopt::Takeover;
+use self::adopt::{Fate, Places, Policy, Takeover};
+use self::daemon::Daemons;
 use self::destination::Slots;
 use self::maps::Maps;
 use self::next_hops::NextHops;
@@ -59,6 +63,8 @@ pub struct Xdp {
     lock: File,
     known: Option<Known>,
     next_hops: NextHops,
+    /// What a sync daemon is started by: this program, unless told otherwise.
+    program: PathBuf,
 }
 
 /// What a process has found out about the table, true as long as the table's revision is the same.
@@ -90,7 +96,21 @@ impl Xdp {
     pub fn open(directory: &Path) -> Result<Self> {
         let lock = File::open(directory)
             .map_err(|error| Error::Unavailable(format!("{}: {error}", directory.display())))?;
-        Ok(Self { maps: Maps::open(directory)?, lock, known: None, next_hops: NextHops::default() })
+        let (maps, next_hops) = (Maps::open(directory)?, NextHops::default());
+        // A program that was replaced meanwhile has no other name any more.
+        let program = std::env::current_exe().ok().filter(|program| program.exists());
+        let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+        Ok(Self { maps, lock, known: None, next_hops, program })
+    }
+
+    /// Has sync daemons started by another program than this one, which is not xipvs.
+    pub fn start_daemons_by(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
+    /// The sync daemons of the namespace.
+    pub fn sync_daemons(&self) -> Daemons {
+        Daemons::of(self.maps.directory())
     }
 
     /// The maps.
@@ -114,7 +134,32 @@ impl Xdp {
     ///
     /// When the table cannot be read.
     pub fn sync_records(&mut self) -> Result<(Vec<Record<'static>>, usize)> {
-        self.look(adopt::records)
+        self.look(sync::records)
+    }
+
+    /// Takes over what sync messages tell, and says of each record what became of it.
+    ///
+    /// # Errors
+    ///
+    /// When the program that does it cannot be run, or the table is gone.
+    pub fn adopt_records(
+        &mut self,
+        places: &mut Places,
+        records: &[Record<'_>],
+        policy: Policy,
+    ) -> Result<Vec<Fate>> {
+        self.look(|maps| adopt::adopt_records(maps, places, records, policy))
+    }
+
+    /// Does what makes this process a sync daemon, while nobody adds a destination of the other family, which sync messages
+    /// cannot tell: with one there, no daemon starts.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` when there is one, and what `enter` says.
+    pub fn enter_daemon<R>(&mut self, enter: impl FnOnce(&Daemons) -> Result<R>) -> Result<R> {
+        let daemons = self.sync_daemons();
+        self.look(|maps| if has_mixed_families(maps) { Err(Error::Invalid) } else { enter(&daemons) })
     }
 
     /// Does something that changes nothing while nobody changes anything.
@@ -139,7 +184,11 @@ impl Xdp {
 
     /// Sees to it that the maps are still those of the namespace: another command may have removed them while this
     /// one waited.
-    fn check_place(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When they are not.
+    pub fn check_place(&self) -> Result<()> {
         let inode =
             |metadata: std::io::Result<std::fs::Metadata>| metadata.map(|metadata| metadata.ino()).ok();
         if inode(self.lock.metadata()) == inode(std::fs::metadata(self.maps.directory())) {
@@ -168,9 +217,9 @@ impl Xdp {
 }
 
 /// What the kernel checks of a service's destination before it looks whether it is there.
-fn check(service: &ServiceRecord, destination: &Destination) -> Result<()> {
+fn check(maps: &Maps, service: &ServiceRecord, destination: &Destination) -> Result<()> {
     let mixed = family_of(destination.key.address) != service.family;
-    if mixed && destination.method != ForwardingMethod::Tunnel {
+    if mixed && (destination.method != ForwardingMethod::Tunnel || Daemons::of(maps.directory()).any()?) {
         return Err(Error::Invalid);
     }
     if destination.weight > i32::MAX as u32 || destination.lower_threshold > destination.upper_threshold {
@@ -269,7 +318,7 @@ impl Director for Xdp {
         let source = self.next_hops.source(address);
         self.change(|maps, known| {
             let (slot, record) = service::find(maps, service)?;
-            check(&record, destination)?;
+            check(maps, &record, destination)?;
             let mut set = set::read(maps, &record);
             if position(maps, &set, &destination.key).is_some() {
                 return Err(Error::DestinationExists);
@@ -292,7 +341,7 @@ impl Director for Xdp {
         let source = self.next_hops.source(destination.key.address);
         self.change(|maps, known| {
             let (slot, record) = service::find(maps, service)?;
-            check(&record, destination)?;
+            check(maps, &record, destination)?;
             let set = set::read(maps, &record);
             let position = position(maps, &set, &destination.key).ok_or(Error::NoSuchDestination)?;
             destination::edit(maps, set.ids[position], destination, source);
@@ -344,15 +393,17 @@ impl Director for Xdp {
     }
 
     fn daemons(&mut self) -> Result<Vec<SyncDaemon>> {
-        Ok(Vec::new())
+        let daemons = self.sync_daemons();
+        let running = SyncRole::ALL.into_iter().map(|role| daemons.running(role));
+        Ok(running.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    fn start_daemon(&mut self, _daemon: &SyncDaemon) -> Result<()> {
-        refusal::refuse(refusal::of_daemon())
+    fn start_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
+        Daemons::start(&self.program, daemon)
     }
 
-    fn stop_daemon(&mut self, _role: SyncRole) -> Result<()> {
-        Err(Error::NoDaemon)
+    fn stop_daemon(&mut self, role: SyncRole) -> Result<()> {
+        self.sync_daemons().stop(role)
     }
 
     fn mark_rules(&mut self) -> Result<Option<Vec<Rule>>> {
@@ -378,6 +429,15 @@ impl Director for Xdp {
     fn connections(&mut self) -> Result<Vec<ConnectionReport>> {
         self.look(connection::all)
     }
+}
+
+/// Whether a service has a destination of the other family.
+fn has_mixed_families(maps: &Maps) -> bool {
+    service::all(maps).any(|(_, record)| {
+        let ids = set::read(maps, &record).ids;
+        let family = |id| maps.destinations.read(id).map(|destination| destination.family);
+        ids.into_iter().any(|id| family(id) != Some(record.family))
+    })
 }
 
 /// Where a destination stands in its service's set.

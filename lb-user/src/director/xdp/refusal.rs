@@ -12,37 +12,17 @@ use crate::table::Service;
 pub struct Refusal {
     /// What the director does not have, with the option that asks for it.
     pub what: &'static str,
-    /// Which commands it is for.
-    pub of: Subject,
-}
-
-/// What a refusal looks at.
-#[derive(Debug, Clone, Copy)]
-pub enum Subject {
-    /// A service that is added or edited.
-    Service(fn(&Service) -> bool),
-    /// Every sync daemon.
-    Daemon,
+    /// Whether a service that is added or edited asks for it.
+    fits: fn(&Service) -> bool,
 }
 
 /// Every refusal; of several that fit the first is said.
-pub const REFUSALS: &[Refusal] = &[
-    service("persistence engines (--pe)", |service| service.engine.is_some()),
-    Refusal { what: "sync daemons (--start-daemon)", of: Subject::Daemon },
-];
-
-const fn service(what: &'static str, fits: fn(&Service) -> bool) -> Refusal {
-    Refusal { what, of: Subject::Service(fits) }
-}
+pub const REFUSALS: &[Refusal] =
+    &[Refusal { what: "persistence engines (--pe)", fits: |service| service.engine.is_some() }];
 
 /// The refusal of a service.
 pub fn of_service(service: &Service) -> Option<&'static Refusal> {
-    REFUSALS.iter().find(|refusal| matches!(refusal.of, Subject::Service(fits) if fits(service)))
-}
-
-/// The refusal of a sync daemon.
-pub fn of_daemon() -> Option<&'static Refusal> {
-    REFUSALS.iter().find(|refusal| matches!(refusal.of, Subject::Daemon))
+    REFUSALS.iter().find(|refusal| (refusal.fits)(service))
 }
 
 /// Refuses, if there is a refusal.

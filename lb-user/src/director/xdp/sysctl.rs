@@ -13,7 +13,7 @@ use crate::director::{Error, Result};
 
 /// What IPVS has and the packet program has not, with the reason.
 const REFUSED: &[(&str, &str)] = &[
-    ("backup_only", "there is no sync daemon yet"),
+    ("backup_only", "a director that shall not forward is one that is not attached"),
     ("cache_bypass", "not built yet"),
     ("conntrack", "packets do not reach connection tracking"),
     ("debug_level", "the program logs nothing"),
@@ -22,14 +22,11 @@ const REFUSED: &[(&str, &str)] = &[
     ("run_estimation", "counting and rates cost the same either way"),
     ("schedule_icmp", "not built yet"),
     ("snat_reroute", "answers are routed by the packet program"),
-    ("sync_persist_mode", "there is no sync daemon yet"),
-    ("sync_ports", "there is no sync daemon yet"),
-    ("sync_qlen_max", "there is no sync daemon yet"),
-    ("sync_refresh_period", "there is no sync daemon yet"),
-    ("sync_retries", "there is no sync daemon yet"),
-    ("sync_sock_size", "there is no sync daemon yet"),
-    ("sync_threshold", "there is no sync daemon yet"),
-    ("sync_version", "there is no sync daemon yet"),
+    ("sync_ports", "one socket is enough for what is told once a second"),
+    ("sync_qlen_max", "nothing is queued: what is to be told is read from the table"),
+    ("sync_sock_size", "the daemon makes its sockets' buffers large enough"),
+    ("sync_threshold", "packets are not counted for it: the daemon looks at what became of a connection"),
+    ("sync_version", "version 1 is written, versions 1 and 0 are read"),
 ];
 
 impl Xdp {

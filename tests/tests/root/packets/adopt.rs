@@ -1,7 +1,10 @@
 //! Connections that another director made: taken over, they go on as if they had always been here.
 
+use lb_common::connection::Adopted;
 use lb_common::reason::Reason;
+use lb_common::sync::{self, Record};
 use xipvs::director::Director;
+use xipvs::director::xdp::adopt::{self, Fate, Places, Policy};
 use xipvs::table::ConnectionReport;
 
 use super::fixture::{
@@ -156,4 +159,118 @@ fn a_template_goes_on_with_its_connections() {
     // With the last connection it ends as well.
     fixture.wait(130_000);
     assert_eq!(listed(&mut fixture), None);
+}
+
+/// What a sync message tells of a connection that `listed` describes.
+fn told(
+    port: u16,
+    number: u8,
+    destination_port: u16,
+    flags: u32,
+    state: u16,
+    timeout: u32,
+) -> Record<'static> {
+    Record {
+        protocol: 6,
+        flags,
+        state,
+        client_port: port,
+        virtual_port: VIP.port(),
+        destination_port,
+        mark: 0,
+        timeout: Some(timeout),
+        client: (*client(port).ip()).into(),
+        virtual_address: (*VIP.ip()).into(),
+        destination: (*server(number, 0).ip()).into(),
+        sequences: None,
+        engine_name: None,
+        engine_data: None,
+    }
+}
+
+/// Has a backup take one record.
+fn take(fixture: &mut Fixture, record: Record<'_>, policy: Policy) -> Fate {
+    fixture.director.adopt_records(&mut Places::default(), &[record], policy).unwrap()[0]
+}
+
+/// Destination, state and seconds left of each connection.
+fn where_they_go(fixture: &mut Fixture) -> Vec<(std::net::IpAddr, String, u32)> {
+    let all = fixture.director.connections().unwrap();
+    all.into_iter().map(|one| (one.destination, one.state, one.expires)).collect()
+}
+
+#[test]
+fn a_backup_renews_and_replaces_what_it_was_told_before() {
+    let mut fixture = Fixture::configured(RULES);
+    let [one, two] = [1, 2].map(|number| std::net::IpAddr::from(*server(number, 0).ip()));
+    let now = |fixture: &mut Fixture| {
+        let counts = fixture.counted();
+        [(1, 8080), (2, 80)].map(|(number, port)| {
+            let counted = &counts[&server(number, port)];
+            (counted.active, counted.inactive)
+        })
+    };
+    let established = told(40000, 1, 8080, 0, 1, 900);
+    assert_eq!(take(&mut fixture, established, Policy::Renew), Ok(Adopted::Taken));
+    assert_eq!(now(&mut fixture), [(1, 0), (0, 0)]);
+    // A packet comes, and the answer; then the other director has the connection again.
+    let ack = Frame::tcp(client(40000), VIP, ACK);
+    let out = ack.clone().destination(server(1, 8080)).sent(to_server(1)).bytes();
+    assert_eq!(fixture.send(CLIENTS, &ack.bytes()).bytes, out);
+    let closing = told(40000, 1, 8080, sync::INACTIVE, 4, 60);
+    assert_eq!(take(&mut fixture, closing, Policy::Keep), Ok(Adopted::Known));
+    assert_eq!(now(&mut fixture), [(1, 0), (0, 0)]);
+    assert_eq!(take(&mut fixture, closing, Policy::Renew), Ok(Adopted::Renewed));
+    assert_eq!(now(&mut fixture), [(0, 1), (0, 0)]);
+    let [(destination, state, expires)] = &where_they_go(&mut fixture)[..] else { panic!("one connection") };
+    assert_eq!((*destination, state.as_str()), (one, "FIN_WAIT"));
+    assert!((59..=60).contains(expires), "{expires}");
+
+    // Where it leads elsewhere the new one wins, unless it is the last that is heard of one that was replaced.
+    assert_eq!(
+        take(&mut fixture, told(40000, 2, 80, sync::INACTIVE, 5, 10), Policy::Renew),
+        Ok(Adopted::Known)
+    );
+    assert_eq!(take(&mut fixture, told(40000, 2, 80, 0, 1, 900), Policy::Renew), Ok(Adopted::Taken));
+    assert_eq!(now(&mut fixture), [(0, 0), (1, 0)]);
+    assert_eq!(where_they_go(&mut fixture)[0].0, two);
+    let out = ack.clone().sent(to_server(2)).bytes();
+    assert_eq!(fixture.send(CLIENTS, &ack.bytes()).bytes, out);
+    // The answers' entry went with the first.
+    let answer = Frame::tcp(server(1, 8080), client(40000), ACK);
+    fixture.expect("gone", SERVERS, &answer, Expected::Pass(Reason::NoReplyConnection), &[]);
+
+    let fate = take(&mut fixture, told(40001, 3, 80, 0, 1, 900), Policy::Renew);
+    assert_eq!(fate, Err(adopt::NO_DESTINATION));
+    let fate = take(&mut fixture, told(40001, 1, 8080, sync::ONE_PACKET, 1, 900), Policy::Renew);
+    assert_eq!(fate, Err("with flags that are not known"));
+}
+
+#[test]
+fn a_template_that_is_told_has_the_time_that_is_told() {
+    let mut fixture = Fixture::configured(
+        "-A -t 192.168.1.100:80 -s rr -p 300
+         -a -t 192.168.1.100:80 -r 10.0.0.11:8080 -m
+         -a -t 192.168.1.100:80 -r 10.0.0.12:8080 -m",
+    );
+    let template = Record {
+        flags: sync::TEMPLATE | sync::INACTIVE,
+        client_port: 0,
+        client: (*client(0).ip()).into(),
+        ..told(0, 2, 8080, 0, 0, 100)
+    };
+    assert_eq!(take(&mut fixture, template, Policy::Renew), Ok(Adopted::Taken));
+    assert_eq!(
+        take(&mut fixture, Record { state: 1, timeout: Some(50), ..template }, Policy::Renew),
+        Ok(Adopted::Renewed)
+    );
+    let listed = where_they_go(&mut fixture);
+    assert_eq!((listed.len(), listed[0].1.as_str()), (1, "ASSURED"));
+    // A new connection follows it, and gives it the same time again.
+    fixture.wait(20_000);
+    let syn = Frame::tcp(client(41000), VIP, SYN);
+    let out = syn.clone().destination(server(2, 8080)).sent(to_server(2));
+    assert_eq!(fixture.send(CLIENTS, &syn.bytes()).bytes, out.bytes());
+    let expires = where_they_go(&mut fixture).into_iter().find(|listed| listed.1 == "ASSURED").unwrap().2;
+    assert!((48..=50).contains(&expires), "{expires}");
 }

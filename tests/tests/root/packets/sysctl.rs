@@ -121,7 +121,10 @@ fn what_is_not_there_is_refused_by_name() {
             ("pmtu_disc", 1),
             ("secure_tcp", 0),
             ("sloppy_sctp", 0),
-            ("sloppy_tcp", 0)
+            ("sloppy_tcp", 0),
+            ("sync_persist_mode", 0),
+            ("sync_refresh_period", 0),
+            ("sync_retries", 0)
         ]
     );
 }

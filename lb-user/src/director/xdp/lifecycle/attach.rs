@@ -16,6 +16,7 @@ use super::interface::{self, Interface, Mode};
 use super::load::{self, ENTRY};
 use super::pins::Pins;
 use super::{failed, refused, sysctl};
+use crate::director::xdp::daemon::Daemons;
 use crate::director::xdp::routing::Routing;
 use crate::director::xdp::sizes::Sizes;
 use crate::director::xdp::{maps::Maps, neighbour};
@@ -257,13 +258,15 @@ pub fn detach(names: &[String]) -> Result<()> {
     wanted.into_iter().try_for_each(|interface| detach_one(&pins, interface))
 }
 
-/// Takes everything away: programs, maps with the table and its connections, neighbours, settings.
+/// Takes everything away: sync daemons, programs, maps with the table and its connections, neighbours, settings.
 ///
 /// # Errors
 ///
 /// When there is nothing, or something cannot be removed.
 pub fn detach_all() -> Result<()> {
     let pins = Pins::find()?;
+    // Before the table is locked, which they may be waiting for. One that starts meanwhile ends by itself.
+    Daemons::of(pins.directory()).stop_all()?;
     let Some(guard) = pins.lock_existing()? else {
         return Err(Error::Unavailable("nothing is attached or loaded in this network namespace".into()));
     };

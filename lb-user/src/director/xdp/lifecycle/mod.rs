@@ -13,6 +13,7 @@ mod sysctl;
 pub use attach::{Attached, Fallback, attach, attached, detach, detach_all};
 pub use interface::Mode;
 pub use load::load;
+pub(super) use pins::records_of;
 pub use pins::{Guard, Pins};
 
 use crate::director::{Error, Result};

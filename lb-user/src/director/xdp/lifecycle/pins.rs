@@ -46,9 +46,9 @@ impl Pins {
         }
         let cookie =
             netns::cookie().map_err(|error| refused("no cookie of the network namespace", &error))?;
-        let name = cookie.to_string();
-        let directory = bpffs()?.join("xipvs").join(&name);
-        Ok(Self { directory, records: Path::new(RECORDS).join(name) })
+        let directory = bpffs()?.join("xipvs").join(cookie.to_string());
+        let records = records_of(&directory);
+        Ok(Self { directory, records })
     }
 
     /// Returns the directory of the pins.
@@ -124,6 +124,11 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// Returns the directory of what belongs to the maps that are pinned in this one and cannot be pinned.
+pub fn records_of(directory: &Path) -> PathBuf {
+    Path::new(RECORDS).join(directory.file_name().unwrap_or_default())
 }
 
 /// Finds bpffs, or mounts it.

@@ -1,8 +1,11 @@
 //! The messages in which a master tells a backup of its connections.
 //!
 //! Version 1 is written; versions 1 and 0 are read. A message is a header and records; a record is a connection or a
-//! persistence template. When to send one, and what to do with one, is not said here, nor how it travels (UDP multicast).
-//! IPVS counterpart: `ip_vs_sync.c`.
+//! persistence template. When to send one is said in [`master`], what to do with one in [`backup`]; how they travel (UDP
+//! multicast) is user space's. IPVS counterpart: `ip_vs_sync.c`.
+
+pub mod backup;
+pub mod master;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -105,6 +108,49 @@ pub struct Sequence {
     pub previous_delta: u32,
 }
 
+/// What xipvs's directors say to each other beside records: in a message of version 1 that has none, which any other backup
+/// reads to its end and has nothing to do for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// A backup that has just started asks the masters for all that they have, to be sent to where this comes from.
+    Ask,
+    /// That was all, of so many records.
+    All(u32),
+}
+
+/// The bytes that tell a note from whatever else follows the header of a message without records.
+const NOTE: [u8; 4] = *b"xips";
+/// Bytes of a message with a note.
+pub const NOTE_LENGTH: usize = HEADER + NOTE.len() + 8;
+
+impl Note {
+    /// The message that says it.
+    pub fn message(self, sync_id: u8) -> [u8; NOTE_LENGTH] {
+        let (kind, number) = match self {
+            Self::Ask => (1u32, 0u32),
+            Self::All(records) => (2, records),
+        };
+        let mut message = [0; NOTE_LENGTH];
+        let [head, note] = [[0, sync_id, 0, NOTE_LENGTH as u8], [0, VERSION, 0, 0]];
+        for (place, word) in
+            message.chunks_exact_mut(4).zip([head, note, NOTE, kind.to_be_bytes(), number.to_be_bytes()])
+        {
+            place.copy_from_slice(&word);
+        }
+        message
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; NOTE_LENGTH - HEADER] = bytes.try_into().ok()?;
+        let (words, _) = bytes.as_chunks::<4>();
+        match (words[0], u32::from_be_bytes(words[1])) {
+            (NOTE, 1) => Some(Self::Ask),
+            (NOTE, 2) => Some(Self::All(u32::from_be_bytes(words[2]))),
+            _ => None,
+        }
+    }
+}
+
 /// Why a message, or a record in it, is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
@@ -162,6 +208,30 @@ impl<'a> Writer<'a> {
 }
 
 impl Record<'_> {
+    /// The same without what belongs to a persistence engine, and so without anything of the message.
+    pub fn without_engine(&self) -> Record<'static> {
+        let Self {
+            protocol, flags, state, client_port, virtual_port, destination_port, mark, timeout, ..
+        } = *self;
+        let Self { client, virtual_address, destination, sequences, .. } = *self;
+        Record {
+            protocol,
+            flags,
+            state,
+            client_port,
+            virtual_port,
+            destination_port,
+            mark,
+            timeout,
+            client,
+            virtual_address,
+            destination,
+            sequences,
+            engine_name: None,
+            engine_data: None,
+        }
+    }
+
     /// Bytes that it takes in a version 1 message, without what fills up to the next.
     fn length(&self) -> usize {
         let addresses = if self.client.is_ipv4() { 3 * 4 } else { 3 * 16 };
@@ -262,6 +332,11 @@ impl<'a> Message<'a> {
             };
         }
         Ok(Self { sync_id, version: 0, count, records: &bytes[OLD_HEADER..] })
+    }
+
+    /// The note that it is, if it is one.
+    pub fn note(&self) -> Option<Note> {
+        if self.version == VERSION && self.count == 0 { Note::read(self.records) } else { None }
     }
 
     /// The records. After one that says a wrong length there are no more, as nobody knows where the next begins.
@@ -483,6 +558,21 @@ mod tests {
         ];
         let moved = Record { flags: old.flags | OUT_SEQUENCE, sequences: Some(shifted), ..old };
         assert_eq!((message.sync_id, records), (5, Vec::from([old, moved])));
+    }
+
+    #[test]
+    fn a_note_is_a_message_without_records() {
+        for note in [Note::Ask, Note::All(0x0102_0304)] {
+            let bytes = note.message(9);
+            let message = Message::read(&bytes).unwrap();
+            assert_eq!((message.sync_id, message.note(), message.records().count()), (9, Some(note), 0));
+        }
+        let mut room = [0; HEADER];
+        let empty = Writer::new(&mut room).unwrap().finish(0);
+        assert_eq!(Message::read(empty).unwrap().note(), None);
+        let mut unknown = Note::Ask.message(0);
+        unknown[15] = 3;
+        assert_eq!(Message::read(&unknown).unwrap().note(), None);
     }
 
     #[test]
