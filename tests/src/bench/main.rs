@@ -65,11 +65,11 @@ fn main() -> Result<()> {
                 path::measure(object, extent, &mut record)?;
             }
             "growth" => {
-                growth::with_destinations(object, extent.schedulers, rounds, &mut record)?;
                 growth::with_services(object, rounds, &mut record)?;
                 growth::with_cpus(object, rounds, &mut record)?;
                 growth::with_connections(object, rounds, &mut record)?;
             }
+            "destinations" => growth::with_destinations(object, extent.schedulers, rounds, &mut record)?,
             "connections" => connections::measure(rounds, &mut record)?,
             other => bail!("no part {other}"),
         }

@@ -64,7 +64,9 @@ enum Part {
     Path,
     /// The whole way in the reference VM, beside kernel IPVS, in instructions.
     Instructions,
-    /// How cost grows with connections, services, destinations and CPUs.
+    /// How the cost of a new flow grows with destinations, by scheduler.
+    Destinations,
+    /// How cost grows with connections, services and CPUs.
     Growth,
     /// Real sockets: connections a second, and what a director adds to an answer's time.
     Connections,
@@ -145,6 +147,7 @@ fn part_of(budget: &Budget) -> Part {
         Measure::Instructions => Part::Instructions,
         Measure::Hot | Measure::SameSize if budget.name.starts_with("new flow") => Part::New,
         Measure::Hot | Measure::SameSize => Part::Known,
+        Measure::Times if budget.name.contains("destinations") => Part::Destinations,
         Measure::Times => Part::Growth,
     }
 }
