@@ -66,7 +66,9 @@ pub struct Load {
     /// Persistence templates.
     pub persistent: u32,
     /// Not 0 while above its thresholds.
-    pub overloaded: u32,
+    pub overloaded: u16,
+    /// One more than its position in its service's set, if that has a tree of winners; 0 if it has none.
+    pub place: u16,
     /// Tick of its deletion.
     pub deleted_at: u32,
     /// Number of the service's making, which tells a service from one that had its slot before.

@@ -1,6 +1,6 @@
 //! A virtual service as it lies in the maps, and the destination set that the scheduler works on.
 //!
-//! A set is immutable but for its cursor and lies in the arena, an array of lines. A change builds a new
+//! A set is immutable but for its cursor and its tree of winners, and lies in the arena, an array of lines. A change builds a new
 //! set beside the old one and moves the service over with one store, so that a packet sees the one or the
 //! other. IPVS counterpart: `struct ip_vs_service`.
 
@@ -121,7 +121,7 @@ pub struct Service {
 }
 
 /// First line of a destination set; the lines of destination numbers follow, newest destination first, and
-/// then the scheduler's table if it has one.
+/// then the scheduler's table or tree of winners if it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub struct SetHeader {
@@ -141,17 +141,19 @@ pub struct SetHeader {
     pub table: u32,
     /// Lines of the whole set, this one included.
     pub lines: u32,
+    /// Where the tree of winners begins, in lines from this one; 0 for none.
+    pub tree: u32,
     /// Fills the line.
-    pub reserved: [u32; 7],
+    pub reserved: [u32; 6],
 }
 
 impl SetHeader {
-    /// Lines that `length` destinations and a table of `table` numbers take, the header included.
+    /// Lines that `length` destinations and a table or tree of `table` numbers take, the header included.
     pub const fn lines(length: u32, table: u32) -> u32 {
         1 + length.div_ceil(LINE as u32) + table.div_ceil(LINE as u32)
     }
 
-    /// The line of the table's first number, counted from the header.
+    /// The line of the table's or tree's first number, counted from the header.
     #[inline(always)]
     pub const fn table_line(length: u32) -> u32 {
         1 + length.div_ceil(LINE as u32)

@@ -19,7 +19,7 @@ use lb_common::tuple::Tuple;
 use crate::clock;
 use crate::machine::opaque;
 use crate::maps::{self, AddressesRef, DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
-use crate::{defence, persistence};
+use crate::{defence, persistence, tree};
 
 /// An entry that was found: where it lies.
 #[derive(Clone, Copy)]
@@ -509,6 +509,7 @@ pub fn join_destination(entry: &Entry) {
         if destination.thresholds().overloaded_after_bind(total, false) {
             destination.set_overloaded(true);
         }
+        tree::touch(entry.destination, destination);
     }
 }
 
@@ -523,6 +524,7 @@ pub fn leave_destination(entry: &Entry) {
         if !destination.thresholds().overloaded_after_unbind(total, true) {
             destination.set_overloaded(false);
         }
+        tree::touch(entry.destination, destination);
     }
 }
 
@@ -564,6 +566,7 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
         && let Some(destination) = DestinationRef::at(entry.destination)
     {
         destination.add_active(next.active_change);
+        tree::touch(entry.destination, destination);
     }
     if entry.has_twin() {
         let deadline = now.wrapping_add(settings.timeout(next.state));

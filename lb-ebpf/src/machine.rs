@@ -51,6 +51,48 @@ pub unsafe fn replace(number: *mut u64, from: u64, to: u64) -> bool {
     }
 }
 
+/// Sets bits of a number.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn set_bits(number: *mut u64, bits: u64) {
+    #[cfg(target_arch = "bpf")]
+    {
+        use core::intrinsics::{AtomicOrdering, atomic_or};
+        // SAFETY: the caller's promise.
+        unsafe { atomic_or::<u64, u64, { AtomicOrdering::SeqCst }>(number, bits) };
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering};
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU64::from_ptr(number) }.fetch_or(bits, Ordering::SeqCst);
+    }
+}
+
+/// Replaces a number, and returns what it was.
+///
+/// # Safety
+///
+/// As for [`add`].
+#[inline(always)]
+pub unsafe fn exchange(number: *mut u64, to: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        use core::intrinsics::{AtomicOrdering, atomic_xchg};
+        // SAFETY: the caller's promise.
+        unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(number, to) }
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        use core::sync::atomic::{AtomicU64, Ordering};
+        // SAFETY: the caller's promise.
+        unsafe { AtomicU64::from_ptr(number) }.swap(to, Ordering::SeqCst)
+    }
+}
+
 /// The same pointer, which the compiler now computes here and nowhere else: the verifier knows no bounds of a number that
 /// was put aside before it was compared, but those of a pointer that was.
 #[inline(always)]

@@ -32,6 +32,7 @@ mod stats;
 mod steady;
 mod sum;
 mod sweep;
+mod tree;
 mod tunnel;
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};

@@ -20,9 +20,9 @@ use lb_common::scheduler::{Candidate, Cursor, MAX_PASSES, Scheduler, Search, add
 use lb_common::service::{SetHeader, flags};
 use lb_common::tuple::Tuple;
 
-use crate::locality;
 use crate::machine::opaque;
 use crate::maps::{self, DestinationRef, ServiceRef, SetHeaderRef};
+use crate::{locality, tree};
 
 /// How often a scheduler with a cursor tries again when other CPUs move it meanwhile.
 const ATTEMPTS: u32 = 4;
@@ -38,9 +38,11 @@ pub fn schedule(service: u32, tuple: &Tuple, addresses: &Addresses) -> Option<De
         (key(tuple.raw_source()), key(tuple.raw_destination()))
     };
     let mut id = scheduler_schedule(service, source, tuple.source_port().into(), destination);
+    // Not called from there, as the stack is short.
     if id == u64::from(BY_LOCALITY) {
-        // Not called from there, as the stack is short.
         id = locality::locality_choose(service, destination);
+    } else if id == u64::from(BY_TREE) {
+        id = tree::tree_choose(service);
     }
     (id != NOBODY).then_some(id as DestinationId)
 }
@@ -49,6 +51,8 @@ pub fn schedule(service: u32, tuple: &Tuple, addresses: &Addresses) -> Option<De
 pub const NOBODY: u64 = u64::MAX;
 /// In the place of a destination, as none has this number: the scheduler is lblc or lblcr.
 const BY_LOCALITY: DestinationId = DestinationId::MAX;
+/// The same: the set has a tree of winners or sums.
+const BY_TREE: DestinationId = DestinationId::MAX - 1;
 
 /// [`schedule`], checked by the verifier once for all calls; see `connection`. Addresses are keys of
 /// [`address`], the port is in host order.
@@ -79,6 +83,9 @@ fn choose(service: u32, flow: &Flow) -> Option<DestinationId> {
         || scheduler == Scheduler::LocalityLeastConnectionsReplicated as u32
     {
         return Some(BY_LOCALITY);
+    }
+    if header.tree != 0 || header.table != 0 && scheduler == Scheduler::TwoChoices as u32 {
+        return Some(BY_TREE);
     }
     let position = if header.table == 0 {
         by_search(line, set, &header)?
@@ -182,7 +189,7 @@ fn by_search(line: u32, set: SetHeaderRef, header: &SetHeader) -> Option<u32> {
 
 /// A random number.
 #[inline(always)]
-fn random() -> u32 {
+pub fn random() -> u32 {
     // SAFETY: the helper takes nothing.
     unsafe { bpf_get_prandom_u32() }
 }
@@ -225,18 +232,24 @@ fn search<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> (Opt
 }
 
 /// Runs a search over a set.
+#[inline(always)]
+pub fn run<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> Option<&'static S> {
+    run_over(line + 1, header.length, search)
+}
+
+/// Runs a search over so many destinations whose numbers begin at a line of the arena.
 ///
 /// Compiled for each scheduler apart, as is its loop's callback: what is done for each of thousands of destinations should
 /// not ask each time which scheduler it is.
 #[inline(always)]
-pub fn run<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> Option<&'static S> {
-    let pass = Pass { search, line: line + 1, length: header.length, first: 0 };
+pub fn run_over<S: Search + 'static>(line: u32, length: u32, search: S) -> Option<&'static S> {
+    let pass = Pass { search, line, length, first: 0 };
     let mut pass = maps::keep_search(pass)?;
     for _ in 0..MAX_PASSES {
         pass.first = pass.search.first();
         // The helper takes a pointer to the stack only: so it gets one to where the pointer to the pass lies.
         // SAFETY: the callback has the signature that the helper calls, and gets the pointer it expects.
-        unsafe { bpf_loop(header.length, consider::<S> as *mut c_void, (&raw mut pass).cast(), 0) };
+        unsafe { bpf_loop(length, consider::<S> as *mut c_void, (&raw mut pass).cast(), 0) };
         if !pass.search.again() {
             break;
         }
@@ -253,7 +266,8 @@ extern "C" fn consider<S: Search>(index: u32, pass: *mut &mut Pass<S>) -> i64 {
         position -= pass.length;
     }
     let Some(id) = maps::arena_number(pass.line, position) else { return 1 };
-    let Some(candidate) = candidate(id) else { return 1 };
+    // In a tree of winners a line may have none.
+    let Some(candidate) = candidate(id) else { return 0 };
     zero_or_one(pass.search.consider(position, &candidate))
 }
 
@@ -265,7 +279,7 @@ fn zero_or_one(ends: bool) -> i64 {
 
 /// A destination as the schedulers see it.
 #[inline(always)]
-fn candidate(id: DestinationId) -> Option<Candidate> {
+pub fn candidate(id: DestinationId) -> Option<Candidate> {
     DestinationRef::at(id).map(seen)
 }
 

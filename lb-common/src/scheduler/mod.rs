@@ -24,6 +24,7 @@ pub mod sed;
 pub mod sh;
 #[cfg(test)]
 mod simulation;
+pub mod tree;
 pub mod twos;
 pub mod wlc;
 pub mod wrr;

@@ -2,7 +2,8 @@
 //! its weight.
 //!
 //! Randomness is a parameter. The first pass adds up the weights, the second finds the two that were
-//! drawn. IPVS counterpart: `ip_vs_twos.c`.
+//! drawn; over a large set the sums are kept, and a draw of one that is overloaded is made again.
+//! IPVS counterpart: `ip_vs_twos.c`.
 
 use super::{Candidate, Cursor, Search};
 
@@ -26,6 +27,70 @@ struct Draw {
     weight: u32,
 }
 
+/// A number from 0 to `total`, both included, as evenly as 32 random bits allow.
+#[inline(always)]
+pub const fn number(random: u32, total: u32) -> u32 {
+    ((random as u64 * (total as u64 + 1)) >> 32) as u32
+}
+
+/// Whether the second of two that were drawn wins over the first.
+#[inline(always)]
+pub const fn second_wins(first: (u32, u32), second: (u32, u32)) -> bool {
+    let ((cost, weight), (second_cost, second_weight)) = (first, second);
+    // The kernel multiplies ints here, which wrap.
+    second_weight.wrapping_mul(cost) as i32 > weight.wrapping_mul(second_cost) as i32
+}
+
+/// The sums of the weights up to each destination of a list; nothing if they grow too large. The destination that a number
+/// draws, other than 0, is the first whose sum is not less. 0 draws the first that is usable.
+///
+/// Over all destinations and not only the usable ones: a draw that ends at one that is not usable says nothing, and the
+/// next has the same chances as if there were no others.
+pub fn fill_sums(weights: impl Iterator<Item = u32>, sums: &mut [u32]) -> Option<()> {
+    let mut total = 0u32;
+    for (sum, weight) in sums.iter_mut().zip(weights) {
+        total = total.checked_add(weight)?;
+        *sum = total;
+    }
+    Some(())
+}
+
+/// A search for the first sum of a list that is not less than a number.
+#[derive(Debug, Clone, Copy)]
+pub struct Bisection {
+    low: u32,
+    high: u32,
+}
+
+impl Bisection {
+    /// Steps after which any search among [`crate::service::MAX_DESTINATIONS`] is over.
+    pub const STEPS: u32 = crate::service::MAX_DESTINATIONS.ilog2() + 1;
+
+    /// A search among so many.
+    #[inline(always)]
+    pub const fn new(length: u32) -> Self {
+        Self { low: 0, high: length }
+    }
+
+    /// The position to compare next; that of the result after [`Bisection::STEPS`] steps.
+    #[inline(always)]
+    pub const fn position(&self) -> u32 {
+        (self.low + self.high) / 2
+    }
+
+    /// Goes on, by whether the sum at the position is less than the number.
+    #[inline(always)]
+    pub const fn step(&mut self, is_less: bool) {
+        let position = self.position();
+        if self.low >= self.high {
+        } else if is_less {
+            self.low = position + 1;
+        } else {
+            self.high = position;
+        }
+    }
+}
+
 impl Draw {
     /// A draw that has so far to go. (No constant for one that has not begun: in a BPF program that would be memory.)
     #[inline(always)]
@@ -33,10 +98,10 @@ impl Draw {
         Self { left, choice: None, cost: 0, weight: 0 }
     }
 
-    /// A number from 0 to `total`, both included, as evenly as 32 random bits allow.
+    /// A draw of a number from 0 to `total`.
     #[inline(always)]
     const fn new(random: u32, total: u32) -> Self {
-        Self::from(((random as u64 * (total as u64 + 1)) >> 32) as u32)
+        Self::from(number(random, total))
     }
 
     /// Passes a usable candidate, or ends there.
@@ -92,11 +157,9 @@ impl Search for TwoChoices {
 
     #[inline(always)]
     fn finish(&self) -> (Option<u32>, Cursor) {
-        // The kernel multiplies ints here, which wrap.
-        let challenge = self.second.weight.wrapping_mul(self.first.cost) as i32;
-        let defence = self.first.weight.wrapping_mul(self.second.cost) as i32;
-        let second_wins = self.second.choice.is_some() && challenge > defence;
-        (if second_wins { self.second.choice } else { self.first.choice }, Cursor::START)
+        let (first, second) = (&self.first, &self.second);
+        let wins = second_wins((first.cost, first.weight), (second.cost, second.weight));
+        (if second.choice.is_some() && wins { self.second.choice } else { self.first.choice }, Cursor::START)
     }
 }
 
@@ -151,7 +214,30 @@ mod tests {
         assert_eq!(run(TwoChoices::new([1, 2]), &[]), (None, Cursor::START));
     }
 
+    /// Where sums lead to.
+    fn by_sums(sums: &[u32], number: u32) -> u32 {
+        let mut bisection = Bisection::new(sums.len() as u32);
+        for _ in 0..Bisection::STEPS {
+            let sum = sums.get(bisection.position() as usize);
+            bisection.step(sum.is_some_and(|sum| *sum < number));
+        }
+        bisection.position()
+    }
+
     proptest! {
+        #[test]
+        fn sums_lead_where_the_walk_does(weights in prop::collection::vec(0u32..9, 1..300), at in any::<u32>()) {
+            let list = List::with_weights(&weights);
+            let mut sums = std::vec![0; weights.len()];
+            fill_sums(list.weights().into_iter(), &mut sums).unwrap();
+            let total = *sums.last().unwrap();
+            let number = number(at, total);
+            if number != 0 {
+                let position = by_sums(&sums, number);
+                prop_assert_eq!(list.name(position), pick(&list, [number, number]));
+            }
+        }
+
         #[test]
         fn something_usable_is_always_found(
             weights in prop::collection::vec(0u32..1000, 1..9),

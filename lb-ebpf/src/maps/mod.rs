@@ -30,12 +30,14 @@ use lb_common::stats::Estimator;
 use lb_common::tuple::{self, Tuple};
 
 use crate::machine::opaque;
+use crate::tree::Renewal;
 
 pub use self::connection::{AddressesRef, EntryRef, SetRef};
 pub use self::settings::{SettingsRef, settings};
 pub use self::stats::{Counted, add_counted, count_packet, count_part, estimate, recall_hop, remember_hop};
 pub use self::table::{
-    DestinationRef, ServiceRef, SetHeaderRef, arena_number, service_slot, service_slot_ipv6,
+    DestinationRef, MarksRef, ServiceRef, SetHeaderRef, arena_number, service_slot, service_slot_ipv6,
+    set_arena_number,
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -160,6 +162,8 @@ pub struct Scratch {
     pub cache_key: CacheKey,
     /// What is cached there.
     pub cached: Cached,
+    /// A tree of winners that is being renewed.
+    pub renewal: Renewal,
     /// What a fragment is part of.
     pub datagram: Datagram,
     /// Its ports.

@@ -5,6 +5,7 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use lb_common::destination::{Destination, DestinationId};
 use lb_common::packet::Family;
 use lb_common::scheduler::overload::Thresholds;
+use lb_common::scheduler::tree;
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6, SetHeader};
 use lb_common::tunnel::Tunnel;
 
@@ -92,6 +93,13 @@ impl SetHeaderRef {
         unsafe { machine::replace(addr_of_mut!((*self.0).cursor), from, to) }
     }
 
+    /// [`SetHeader::tree`].
+    #[inline(always)]
+    pub fn tree(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).tree)) }
+    }
+
     /// The cursor.
     #[inline(always)]
     pub fn cursor(self) -> u64 {
@@ -106,6 +114,69 @@ pub fn arena_number(line: u32, index: u32) -> Option<u32> {
     let line = ARENA.get_ptr(line.wrapping_add(index / LINE as u32))?;
     // SAFETY: the pointer is to an element, the index masked to its length.
     Some(unsafe { read_volatile(addr_of!((*line)[index as usize & (LINE - 1)])) })
+}
+
+/// Stores the `index`-th number of the lines that begin at `line`, which must be winners of a tree.
+#[inline(always)]
+pub fn set_arena_number(line: u32, index: u32, number: u32) {
+    if let Some(line) = ARENA.get_ptr_mut(line.wrapping_add(index / LINE as u32)) {
+        // SAFETY: as above; user space does not touch a set that is in use.
+        unsafe { write_volatile(addr_of_mut!((*line)[index as usize & (LINE - 1)]), number) };
+    }
+}
+
+/// The marks of a tree of winners, and a word that says whether a CPU is renewing it.
+#[derive(Clone, Copy)]
+pub struct MarksRef(*mut [u64; LINE / 2]);
+
+impl MarksRef {
+    /// The marks in a line of the arena.
+    #[inline(always)]
+    pub fn at(line: u32) -> Option<Self> {
+        ARENA.get_ptr_mut(line).map(|line| Self(line.cast()))
+    }
+
+    #[inline(always)]
+    fn word(self, word: usize) -> *mut u64 {
+        // SAFETY: the pointer is to a line of the arena, which is aligned for words; the index is masked to its length.
+        unsafe { addr_of_mut!((*self.0)[word & (LINE / 2 - 1)]) }
+    }
+
+    /// Sets the mark of a position.
+    #[inline(always)]
+    pub fn set(self, position: u32) {
+        let (word, bit) = tree::mark(position);
+        let word = self.word(word);
+        // SAFETY: an aligned word of a live map element, changed by atomic operations alone.
+        unsafe {
+            // Looked at first, so that the line is not written for nothing.
+            if read_volatile(word) & bit == 0 {
+                machine::set_bits(word, bit);
+            }
+        }
+    }
+
+    /// Takes the marks of a word of them.
+    #[inline(always)]
+    pub fn take(self, word: usize) -> u64 {
+        let word = self.word(word & (tree::WORDS - 1));
+        // SAFETY: as above.
+        unsafe { if read_volatile(word) == 0 { 0 } else { machine::exchange(word, 0) } }
+    }
+
+    /// Begins to renew the tree, unless another CPU is at it.
+    #[inline(always)]
+    pub fn begin(self) -> bool {
+        // SAFETY: as above.
+        unsafe { machine::replace(self.word(tree::WORDS), 0, 1) }
+    }
+
+    /// Ends what [`MarksRef::begin`] began.
+    #[inline(always)]
+    pub fn end(self) {
+        // SAFETY: as above. Winners are stored before.
+        unsafe { machine::exchange(self.word(tree::WORDS), 0) };
+    }
 }
 
 /// A destination, read field by field.
@@ -141,7 +212,8 @@ impl DestinationRef {
         service: u32 = service;
         active: u32 = load.active;
         total: u32 = load.total;
-        overloaded: u32 = load.overloaded;
+        overloaded: u16 = load.overloaded;
+        place: u16 = load.place;
     }
 
     /// The family of the address.
@@ -213,7 +285,7 @@ impl DestinationRef {
     /// Marks the destination as overloaded or not.
     #[inline(always)]
     pub fn set_overloaded(self, overloaded: bool) {
-        // SAFETY: as above; one aligned word.
-        unsafe { write_volatile(addr_of_mut!((*self.0).load.overloaded), u32::from(overloaded)) }
+        // SAFETY: as above; an aligned half of a word, of which nothing else is written here.
+        unsafe { write_volatile(addr_of_mut!((*self.0).load.overloaded), u16::from(overloaded)) }
     }
 }

@@ -192,7 +192,7 @@ pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination, source: O
         maps.destinations.store_u32(id, offset_of!(Record, lower_threshold), thresholds.lower);
         let overloaded = thresholds.overloaded_after_edit(record.load.total, record.load.overloaded != 0);
         let word = offset_of!(Record, load) + offset_of!(Load, overloaded);
-        maps.destinations.store_u32(id, word, overloaded.into());
+        maps.destinations.store_u16(id, word, overloaded.into());
     }
 }
 

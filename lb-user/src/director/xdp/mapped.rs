@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::{FromBytes, IntoBytes};
@@ -87,6 +87,13 @@ impl<T: FromBytes + IntoBytes + Copy> Mapped<T> {
         // SAFETY: inside mapped memory that lives as long as `self`, only accessed atomically here.
         self.word(index, offset)
             .map(|byte| unsafe { AtomicU8::from_ptr(byte) }.store(value, Ordering::Release))
+    }
+
+    /// Stores the 16-bit word at a byte offset into an element, as [`Mapped::store_u32`] does.
+    pub fn store_u16(&self, index: u32, offset: usize, value: u16) -> Option<()> {
+        // SAFETY: as above.
+        self.word(index, offset)
+            .map(|word| unsafe { AtomicU16::from_ptr(word) }.store(value, Ordering::Release))
     }
 
     /// The 32-bit word at a byte offset into an element.

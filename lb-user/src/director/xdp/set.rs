@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::net::IpAddr;
 
-use lb_common::destination::{Destination, DestinationId};
+use lb_common::destination::{Destination, DestinationId, Load};
 use lb_common::scheduler::wrr::Ladder;
-use lb_common::scheduler::{Cursor, Scheduler, address, dh, mh, sh};
+use lb_common::scheduler::{Cursor, Scheduler, address, dh, mh, sh, tree, twos};
 use lb_common::service::{LINE, MAX_DESTINATIONS, Service, SetHeader};
 use lb_common::settings::Settings;
 use zerocopy::{FromBytes, IntoBytes};
@@ -85,6 +85,7 @@ impl DestinationSet {
         };
         let table = table(records, scheduler)?;
         let (length, table_length) = (self.ids.len() as u32, table.len() as u32);
+        let tree = tree(scheduler, length);
         let header = SetHeader {
             cursor: cursor.into(),
             length,
@@ -93,13 +94,14 @@ impl DestinationSet {
             divisor: ladder.divisor,
             top: ladder.top,
             table: table_length,
-            lines: SetHeader::lines(length, table_length),
-            reserved: [0; 7],
+            lines: SetHeader::lines(length, table_length.max(tree.len() as u32)),
+            tree: if tree.is_empty() { 0 } else { SetHeader::table_line(length) },
+            reserved: [0; 6],
         };
         let mut first = [0; LINE];
         first.as_mut_bytes().copy_from_slice(header.as_bytes());
         let mut lines = vec![first];
-        for numbers in self.ids.chunks(LINE).chain(table.chunks(LINE)) {
+        for numbers in self.ids.chunks(LINE).chain(table.chunks(LINE)).chain(tree.chunks(LINE)) {
             let mut line = [0; LINE];
             line[..numbers.len()].copy_from_slice(numbers);
             lines.push(line);
@@ -108,7 +110,7 @@ impl DestinationSet {
     }
 }
 
-/// The table of a scheduler that hashes; empty for the others. dh has it made anew on an edit too, which changes
+/// The table of a scheduler that hashes, or the sums of twos over a large set; empty for the others. dh has it made anew on an edit too, which changes
 /// nothing: weights do not matter to it.
 fn table(records: &[Destination], scheduler: Scheduler) -> Result<Vec<u32>, Error> {
     match scheduler {
@@ -134,8 +136,28 @@ fn table(records: &[Destination], scheduler: Scheduler) -> Result<Vec<u32>, Erro
             mh::populate(&mut permutations, &mut entries).map_err(|_| Error::Invalid)?;
             Ok(entries)
         }
+        Scheduler::TwoChoices if records.len() as u32 > tree::SCANNED => {
+            let mut sums = vec![0; records.len()];
+            let fits = twos::fill_sums(records.iter().map(|record| record.weight), &mut sums);
+            Ok(fits.map_or(Vec::new(), |()| sums))
+        }
         _ => Ok(Vec::new()),
     }
+}
+
+/// The tree of winners of a set that has one, in which nobody has won yet and every line is marked.
+fn tree(scheduler: Scheduler, length: u32) -> Vec<u32> {
+    if !tree::has_tree(scheduler, length) {
+        return Vec::new();
+    }
+    let shape = tree::Shape { length };
+    let mut numbers = vec![tree::NOBODY; shape.size() as usize];
+    let (marks, _) = numbers.split_at_mut(LINE);
+    marks.fill(0);
+    for (word, mark) in marks.chunks_mut(2).zip(shape.marks()) {
+        word.as_mut_bytes().copy_from_slice(mark.as_bytes());
+    }
+    numbers
 }
 
 /// A destination's address as hashing schedulers take it.
@@ -222,6 +244,15 @@ impl Arena {
             let first = self.allocate(maps, lines.len() as u32)?;
             for (line, numbers) in (first..).zip(&lines) {
                 maps.arena.write(line, numbers);
+            }
+            // Before the set is in use: who changes a load and finds the old place has changed it before anybody looks.
+            let has_places = tree::has_tree(scheduler, set.ids.len() as u32);
+            for (position, (id, record)) in (1..).zip(set.ids.iter().zip(&records)) {
+                let place = if has_places { position } else { 0 };
+                if record.load.place != place {
+                    let word = offset_of!(Destination, load) + offset_of!(Load, place);
+                    maps.destinations.store_u16(*id, word, place);
+                }
             }
             first
         };

@@ -51,7 +51,7 @@ const TABLE: [Row; 14] = [
 ];
 
 /// SplitMix64.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -62,7 +62,7 @@ impl Random {
         word ^ word >> 31
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
@@ -70,7 +70,7 @@ impl Random {
         of[self.below(of.len())]
     }
 
-    fn percent(&mut self, share: usize) -> bool {
+    pub fn percent(&mut self, share: usize) -> bool {
         self.below(100) < share
     }
 

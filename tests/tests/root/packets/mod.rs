@@ -18,6 +18,7 @@ mod full_table;
 mod icmp;
 mod icmp_ipv6;
 mod ipv6;
+mod large_sets;
 mod load;
 mod locality;
 mod malformed;
