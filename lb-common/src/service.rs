@@ -7,6 +7,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::destination::Counters;
+use crate::protocol::{state, tcp};
 
 /// Numbers in a line of the arena.
 pub const LINE: usize = 16;
@@ -108,16 +109,29 @@ pub struct Service {
     pub scheduler: u32,
     /// Number of its making, never used twice.
     pub serial: u32,
-    /// Number of what lblc or lblcr remember for it, never used twice.
-    pub cache: u32,
-    /// Fills the first line.
-    pub reserved: [u32; 2],
+    /// Timeouts of its own in seconds, by [`own_timeout`]; 0 is the general one.
+    pub timeouts: [u32; 3],
     /// What destinations that are gone have counted.
     pub departed: Counters,
     /// Name of the persistence engine, zero-padded.
     pub engine: [u8; 16],
+    /// Number of what lblc or lblcr remember for it, never used twice.
+    pub cache: u32,
     /// Fills the second line.
-    pub reserved_too: u64,
+    pub reserved: u32,
+}
+
+/// The place among [`Service::timeouts`] of a state that a service can have a timeout of its own for: ESTABLISHED, FIN_WAIT, UDP.
+#[inline(always)]
+pub const fn own_timeout(state: u8) -> Option<usize> {
+    const ESTABLISHED: u8 = tcp::State::Established as u8;
+    const FIN_WAIT: u8 = tcp::State::FinWait as u8;
+    match state {
+        ESTABLISHED => Some(0),
+        FIN_WAIT => Some(1),
+        state::UDP => Some(2),
+        _ => None,
+    }
 }
 
 /// First line of a destination set; the lines of destination numbers follow, newest destination first, and
@@ -161,3 +175,15 @@ impl SetHeader {
 }
 
 const _: () = assert!(size_of::<Service>() == 128 && size_of::<SetHeader>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_states_can_have_timeouts_of_their_own() {
+        let named = |state| own_timeout(state).map(|place| (state::name(state), place));
+        let all: std::vec::Vec<_> = (0..=u8::MAX).filter_map(named).collect();
+        assert_eq!(all, [("ESTABLISHED", 0), ("FIN_WAIT", 1), ("UDP", 2)]);
+    }
+}

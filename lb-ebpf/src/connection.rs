@@ -19,7 +19,7 @@ use lb_common::tuple::Tuple;
 use crate::clock;
 use crate::machine::opaque;
 use crate::maps::{self, AddressesRef, DestinationRef, EntryRef, SetRef, SettingsRef, scratch, settings};
-use crate::{defence, persistence, tree};
+use crate::{defence, persistence, service, tree};
 
 /// An entry that was found: where it lies.
 #[derive(Clone, Copy)]
@@ -536,6 +536,44 @@ pub fn advance(tuple: &Tuple, tcp_flags: u8, out: bool, now: u32) {
     let template = connection_advance(tuple.addresses, tuple.ports, tuple.protocol.into(), event, now);
     if template != 0 {
         persistence::persistence_confirm(template);
+    }
+    time(tuple, now);
+}
+
+/// Gives a connection whose deadline was moved just now the timeout of its service, if that has one of its own.
+#[inline(always)]
+pub fn time(tuple: &Tuple, now: u32) {
+    // Not where the deadline is moved, under the lock, which is no place to look for services; and few have any.
+    if settings().is_ok_and(|settings| settings.own_timeouts() != 0) {
+        connection_time(tuple.addresses, tuple.ports, tuple.protocol.into(), now);
+    }
+}
+
+/// [`time`], once for all.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_time(addresses: u64, ports: u32, protocol: u32, now: u32) -> u32 {
+    let tuple = &Tuple { addresses, ports, protocol: protocol as u8 };
+    let Ok(settings) = settings() else { return 0 };
+    let Some(found) = find(tuple, home(tuple, settings)) else { return 0 };
+    let Some(entry) = found.read(tuple) else { return 0 };
+    let twin = entry.has_twin().then(|| entry.twin());
+    let deadline = now.wrapping_add(service::timeout(settings, entry.destination, entry.state));
+    set_deadline(found, tuple, deadline);
+    if let Some(twin) = twin
+        && let Some(found) = find(&twin, home(&twin, settings))
+    {
+        set_deadline(found, &twin, deadline);
+    }
+    1
+}
+
+#[inline(always)]
+fn set_deadline(found: Found, tuple: &Tuple, deadline: u32) {
+    let Some(found) = found.checked_again() else { return };
+    let _held = found.set.hold();
+    if found.holds(tuple) {
+        found.set.set_deadline(found.slot, deadline);
     }
 }
 

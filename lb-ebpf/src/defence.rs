@@ -10,7 +10,7 @@ use lb_common::service::flags;
 use lb_common::sysctl::Sysctl;
 
 use crate::maps::{self, DestinationRef, ServiceRef, SetRef, SettingsRef, settings};
-use crate::{connection, persistence};
+use crate::{connection, persistence, service};
 
 /// Whether a defence acts now.
 #[inline(always)]
@@ -55,7 +55,7 @@ pub extern "C" fn defence_drop_entries(number: u32, now: u32) -> u32 {
             continue;
         }
         let entry = set.locked(|| place.copy());
-        let idle = idle(deadline, settings.timeout(entry.state), now) / ticks;
+        let idle = idle(deadline, service::timeout(settings, entry.destination, entry.state), now) / ticks;
         if is_past(deadline, now) || !defence::falls(&entry, idle, is_once(&entry), random()) {
             continue;
         }

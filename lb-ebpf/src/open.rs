@@ -89,6 +89,8 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     connection::join_destination(entry);
     if once {
         connection::leave_destination(entry);
+    } else {
+        connection::time(&tuple, now);
     }
     maps::count_part(settings, id, Counted::New, &packet);
     match hop {

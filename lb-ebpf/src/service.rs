@@ -3,12 +3,13 @@
 //! IPVS counterpart: `ip_vs_service_find`.
 
 use lb_common::connection::Addresses;
+use lb_common::destination::DestinationId;
 use lb_common::protocol::Protocol;
-use lb_common::service::{ServiceKey, ServiceKeyIpv6};
+use lb_common::service::{ServiceKey, ServiceKeyIpv6, own_timeout};
 use lb_common::settings::{WIDE_FTP, WIDE_PORTS};
 use lb_common::tuple::Tuple;
 
-use crate::maps::{self, SettingsRef};
+use crate::maps::{self, DestinationRef, ServiceRef, SettingsRef};
 use crate::mark;
 
 /// FTP's ports for data and control.
@@ -65,4 +66,27 @@ fn marked(tuple: &Tuple, mark: u32) -> Option<u32> {
     } else {
         maps::service_slot(&ServiceKey::of_mark(mark))
     }
+}
+
+/// The timeout of a state of a destination's connections in ticks: what its service has for it, or the general one.
+#[inline(always)]
+pub fn timeout(settings: SettingsRef, destination: DestinationId, state: u8) -> u32 {
+    match own_ticks(settings, destination, state) {
+        Some(ticks) => ticks,
+        None => settings.timeout(state),
+    }
+}
+
+#[inline(always)]
+fn own_ticks(settings: SettingsRef, destination: DestinationId, state: u8) -> Option<u32> {
+    let place = own_timeout(state)?;
+    if settings.own_timeouts() == 0 {
+        return None;
+    }
+    let destination = DestinationRef::at(destination)?;
+    let service = ServiceRef::at(destination.service())?;
+    let seconds = service.own_timeout(place);
+    // Not another service by now.
+    let is_its = service.serial() == destination.service_serial();
+    (is_its && seconds != 0).then(|| seconds.wrapping_mul(settings.ticks_per_second()))
 }

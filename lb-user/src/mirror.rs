@@ -1,7 +1,7 @@
 //! Keeping one director's table equal to another's: once, or continuously by following.
 //!
-//! Services, destinations and timeouts are mirrored; sync daemons and connections stay where they are. IPVS sends
-//! no notifications, so a follower asks again and again. What the target refuses is named and tried again.
+//! Services, destinations and timeouts are mirrored; sync daemons and connections stay where they are, and so do timeouts of a
+//! service's own where the target cannot have them. IPVS sends no notifications, so a follower asks again and again. What the target refuses is named and tried again.
 //! IPVS has no counterpart.
 
 use std::collections::HashSet;
@@ -40,7 +40,10 @@ fn whole(
 ) -> Result<Table> {
     let known: Vec<ServiceKey> = target.services()?.iter().map(|report| report.service.key).collect();
     for _ in 0..READS {
-        let table = read(source)?;
+        let mut table = read(source)?;
+        if !target.has_own_timeouts() {
+            table.entries.iter_mut().for_each(|entry| entry.service.own_timeouts = None);
+        }
         let there: HashSet<ServiceKey> = table.entries.iter().map(|entry| entry.service.key).collect();
         let mut gone = known.iter().filter(|key| !there.contains(key));
         if gone.all(|key| matches!(source.service(key), Err(Error::NoSuchService))) {

@@ -92,13 +92,13 @@ pub fn plan(current: &Table, wanted: &Table) -> Vec<Change> {
     for entry in &wanted.entries {
         match present.get(&entry.service.key) {
             Some(now) => {
-                if now.service != entry.service {
-                    changes.push(Change::EditService(entry.service.clone()));
+                if now.service.differs_from(&entry.service) {
+                    changes.push(Change::EditService(edited(now.service.own_timeouts, &entry.service)));
                 }
                 plan_destinations(&entry.service.key, &now.destinations, &entry.destinations, &mut changes);
             }
             None => {
-                changes.push(Change::AddService(entry.service.clone()));
+                changes.push(Change::AddService(edited(None, &entry.service)));
                 plan_destinations(&entry.service.key, &[], &entry.destinations, &mut changes);
             }
         }
@@ -107,6 +107,12 @@ pub fn plan(current: &Table, wanted: &Table) -> Vec<Change> {
     let gone = current.entries.iter().map(|entry| entry.service.key).filter(|key| !kept.contains(key));
     changes.extend(gone.map(Change::DeleteService));
     changes
+}
+
+/// What of a service is told to a director that has this: its own timeouts only where they change.
+fn edited(now: Option<Timeouts>, wanted: &Service) -> Service {
+    let own_timeouts = wanted.own_timeouts.filter(|own| now.unwrap_or(Timeouts::NONE) != *own);
+    Service { own_timeouts, ..wanted.clone() }
 }
 
 /// Plans the destinations of one service: first those that begin to take connections, last those that go.

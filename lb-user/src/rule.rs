@@ -9,7 +9,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::protocol::Protocol;
 
-use crate::table::{Destination, DestinationKey, Family, Netmask, Service, ServiceKey, service_flags};
+use crate::table::{
+    Destination, DestinationKey, Family, Netmask, Service, ServiceKey, Timeouts, service_flags,
+};
 
 impl fmt::Display for ServiceKey {
     /// `-t 192.0.2.1:80`, `-u [2001:db8::1]:53`, `-f 7 -6`.
@@ -69,7 +71,7 @@ impl fmt::Display for Service {
         if !set.is_empty() {
             write!(f, " -b {}", set.join(","))?;
         }
-        Ok(())
+        write_own_timeouts(f, self, true)
     }
 }
 
@@ -85,6 +87,15 @@ impl fmt::Display for Destination {
         }
         write_tunnel(f, self)
     }
+}
+
+/// Writes the options of a service's own timeouts, each after a blank; those of 0 if `all` are wanted.
+pub fn write_own_timeouts(f: &mut dyn fmt::Write, service: &Service, all: bool) -> fmt::Result {
+    let Some(Timeouts { tcp, tcp_fin, udp }) = service.own_timeouts else { return Ok(()) };
+    [("tcp", tcp), ("tcp-fin", tcp_fin), ("udp", udp)]
+        .into_iter()
+        .filter(|(_, seconds)| all || *seconds != 0)
+        .try_for_each(|(name, seconds)| write!(f, " --{name}-timeout {seconds}"))
 }
 
 /// The option of a forwarding method.
@@ -155,6 +166,10 @@ mod tests {
         marked.flags = service_flags::ONE_PACKET;
         marked.netmask = Netmask::V6(64);
         assert_eq!(marked.to_string(), "-f 7 -6 -s wlc -M 64 --pe sip -o");
+        let own =
+            Service { own_timeouts: Some(Timeouts { tcp: 30, tcp_fin: 0, udp: 5 }), ..Service::new(web()) };
+        let words = "-t 192.0.2.1:80 -s wlc --tcp-timeout 30 --tcp-fin-timeout 0 --udp-timeout 5";
+        assert_eq!(own.to_string(), words);
     }
 
     #[test]

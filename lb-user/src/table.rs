@@ -95,6 +95,9 @@ pub struct Service {
     pub netmask: Netmask,
     /// Persistence engine, at most 16 characters.
     pub engine: Option<String>,
+    /// Timeouts of its own, 0 where the general one holds; `None` where they are of no concern: a director that cannot have any
+    /// says so, and an edit leaves them as they are.
+    pub own_timeouts: Option<Timeouts>,
 }
 
 impl Service {
@@ -107,7 +110,16 @@ impl Service {
             timeout: 0,
             netmask: Netmask::full(key.family()),
             engine: None,
+            own_timeouts: None,
         }
+    }
+
+    /// Whether an edit would change anything.
+    #[must_use]
+    pub fn differs_from(&self, wanted: &Self) -> bool {
+        let differs = |is, to| matches!((is, to), (Some(is), Some(to)) if is != to);
+        let own_timeouts = self.own_timeouts;
+        differs(own_timeouts, wanted.own_timeouts) || *self != Self { own_timeouts, ..wanted.clone() }
     }
 }
 
@@ -276,6 +288,11 @@ pub struct Timeouts {
     pub tcp_fin: u32,
     /// UDP.
     pub udp: u32,
+}
+
+impl Timeouts {
+    /// None of the three.
+    pub const NONE: Self = Self { tcp: 0, tcp_fin: 0, udp: 0 };
 }
 
 impl Default for Timeouts {

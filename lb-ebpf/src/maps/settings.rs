@@ -41,7 +41,8 @@ impl SettingsRef {
         cpus,
         destinations_used,
         estimator_turn,
-        occupied
+        occupied,
+        own_timeouts
     );
 
     /// [`Settings::seed`].

@@ -60,6 +60,20 @@ impl ServiceRef {
         cache: u32;
     }
 
+    /// [`Service::serial`].
+    #[inline(always)]
+    pub fn serial(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).serial)) }
+    }
+
+    /// One of [`Service::timeouts`].
+    #[inline(always)]
+    pub fn own_timeout(self, place: usize) -> u32 {
+        // SAFETY: as above; the index is masked to the table's length, and what follows it is in the element too.
+        unsafe { read_volatile(addr_of!((*self.0).timeouts).cast::<u32>().add(place & 3)) }
+    }
+
     /// First line of the destination set; 0 for none.
     #[inline(always)]
     pub fn set(self) -> u32 {
@@ -214,6 +228,7 @@ impl DestinationRef {
         total: u32 = load.total;
         overloaded: u16 = load.overloaded;
         place: u16 = load.place;
+        service_serial: u32 = load.service_serial;
     }
 
     /// The family of the address.

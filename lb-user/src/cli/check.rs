@@ -111,6 +111,7 @@ fn service(typed: &Typed<'_>, scheduler: String, mut flags: u32) -> Result<Servi
         timeout: typed.persistent.unwrap_or(0),
         netmask: typed.netmask.unwrap_or_else(|| Netmask::full(key.family())),
         engine: typed.engine.map(|name| text(name, ENGINE_LENGTH)),
+        own_timeouts: typed.own_timeouts,
     })
 }
 

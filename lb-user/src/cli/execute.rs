@@ -85,9 +85,10 @@ pub fn describe(rehearsal: &mut Rehearsal, to: &mut dyn Write) -> Result<(), Fai
     Ok(to.flush()?)
 }
 
-/// Carries out `-L`.
+/// Carries out `-L`; with what ipvsadm has no words for, if so wanted.
 pub fn list(
     listing: &Listing,
+    with_added: bool,
     director: &mut dyn Director,
     names: &dyn Names,
     to: &mut dyn Write,
@@ -132,7 +133,13 @@ pub fn list(
                 if only.is_none() {
                     list::write_head(&mut to, &info)?;
                 }
-                list_services(&Table { format, exact, names }, &services, sorted, director, &mut to)?;
+                list_services(
+                    &Table { format, exact, names, with_added },
+                    &services,
+                    sorted,
+                    director,
+                    &mut to,
+                )?;
             }
         }
     }
@@ -192,10 +199,10 @@ fn list_services(
     Ok(())
 }
 
-/// Carries out `-S`; with the rules that mark packets, which ipvsadm has no words for, if so wanted.
+/// Carries out `-S`; with what ipvsadm has no words for, such as the rules that mark packets, if so wanted.
 pub fn save(
     numeric: bool,
-    with_marks: bool,
+    with_added: bool,
     director: &mut dyn Director,
     names: &dyn Names,
     to: &mut dyn Write,
@@ -207,14 +214,14 @@ pub fn save(
     for report in in_order(&services, |report| report.service.key, true, &sort::services) {
         let service = &report.service;
         lines.clear();
-        save::write_service(&mut lines, service, names);
+        save::write_service(&mut lines, service, names, with_added);
         let destinations = director.destinations(&service.key).map_err(unlisted)?;
         for report in destinations_in_order(&destinations, true) {
             save::write_destination(&mut lines, &service.key, &report.destination, names);
         }
         to.write_all(lines.as_bytes())?;
     }
-    if with_marks {
+    if with_added {
         for rule in director.mark_rules().map_err(unlisted)?.iter().flatten() {
             writeln!(to, "mark add {}", mark::Words(rule))?;
         }

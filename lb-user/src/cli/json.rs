@@ -99,6 +99,7 @@ pub struct Service<'a> {
     scheduler_flags: Vec<&'static str>,
     persistent: Option<Persistence<'a>>,
     one_packet: bool,
+    timeouts: Option<TimeoutsFields>,
     stats: Counters,
     rates: Counters,
     destinations: Vec<Destination>,
@@ -133,6 +134,10 @@ impl<'a> Service<'a> {
             scheduler_flags: scheduler_flag_names(service.flags, &service.scheduler).collect(),
             persistent,
             one_packet: service.flags & service_flags::ONE_PACKET != 0,
+            timeouts: service
+                .own_timeouts
+                .filter(|own| *own != Timeouts::NONE)
+                .map(|Timeouts { tcp, tcp_fin, udp }| TimeoutsFields { tcp, tcp_fin, udp }),
             stats: Counters::totals(&report.stats),
             rates: Counters::rates(&report.stats),
             destinations: destinations.iter().map(|report| Destination::of(report)).collect(),

@@ -32,6 +32,8 @@ pub struct Table<'a> {
     pub exact: bool,
     /// Who knows names, unless numbers are wanted.
     pub names: Option<&'a dyn Names>,
+    /// What ipvsadm has no words for, too.
+    pub with_added: bool,
 }
 
 impl Table<'_> {
@@ -97,7 +99,12 @@ impl Table<'_> {
                     numbers::write(out, rate, self.exact);
                 }
             }
-            _ => write_settings(out, &report.service),
+            _ => {
+                write_settings(out, &report.service);
+                if self.with_added {
+                    write_own_timeouts(out, &report.service);
+                }
+            }
         }
         out.push('\n');
     }
@@ -239,6 +246,16 @@ fn write_settings(out: &mut String, service: &Service) {
     }
     if flags & service_flags::ONE_PACKET != 0 {
         out.push_str(" ops");
+    }
+}
+
+/// Appends a service's own timeouts, after a blank, if it has any.
+fn write_own_timeouts(out: &mut String, service: &Service) {
+    let Some(Timeouts { tcp, tcp_fin, udp }) = service.own_timeouts else { return };
+    for (name, seconds) in [("tcp", tcp), ("tcp-fin", tcp_fin), ("udp", udp)] {
+        if seconds != 0 {
+            let _ = write!(out, " {name}-timeout {seconds}");
+        }
     }
 }
 

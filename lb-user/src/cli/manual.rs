@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use super::options::{Argument, CommandKind, Meaning, OPTIONS, OptionRow};
 
 /// xipvs's own commands, with what the manual says of each.
-const OWN: [(&str, &str); 12] = [
+const OWN: [(&str, &str); 13] = [
     ("attach IFACE ...", "attach the packet program to interfaces, loading it if need be"),
     ("detach [IFACE ...]", "take it off interfaces, or remove everything"),
     ("status [--all]", "show interfaces, how full the tables are, and why packets were not forwarded"),

@@ -208,7 +208,9 @@ impl Session<'_> {
     /// Carries out a command other than a restore.
     fn carry_out(&mut self, command: &Command, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Outcome {
         let done = match command {
-            Command::List(listing) => execute::list(listing, self.director, self.names, stdout),
+            Command::List(listing) => {
+                execute::list(listing, self.with_added, self.director, self.names, stdout)
+            }
             Command::Save { numeric } => {
                 execute::save(*numeric, self.with_added, self.director, self.names, stdout)
             }

@@ -137,6 +137,9 @@ pub enum Slot {
     Json,
     Watch,
     DryRun,
+    OwnTcpTimeout,
+    OwnTcpFinTimeout,
+    OwnUdpTimeout,
 }
 
 /// A row of [`SLOTS`].
@@ -192,7 +195,7 @@ const TABLE_CHANGES: &[C] = &[
 const START: &[C] = &[C::StartDaemon];
 
 /// Which slot goes with which command, in the order in which faults are reported.
-pub const SLOTS: [SlotRow; 37] = [
+pub const SLOTS: [SlotRow; 40] = [
     may(Slot::Numeric, "numeric", &[C::List, C::Save]),
     one(Slot::Connection, "connection", LIST),
     SlotRow {
@@ -243,6 +246,9 @@ pub const SLOTS: [SlotRow; 37] = [
     may(Slot::Json, "json", LIST),
     may(Slot::Watch, "watch", LIST),
     may(Slot::DryRun, "dry-run", TABLE_CHANGES),
+    may(Slot::OwnTcpTimeout, "tcp-timeout", SERVICE_EDITS),
+    may(Slot::OwnTcpFinTimeout, "tcp-fin-timeout", SERVICE_EDITS),
+    may(Slot::OwnUdpTimeout, "udp-timeout", SERVICE_EDITS),
 ];
 
 impl Slot {
@@ -402,6 +408,9 @@ pub const OPTIONS: &[OptionRow] = &[
     row("b", "sched-flags", Required("FLAGS"), Meaning::Slot(Slot::SchedulerFlags), "scheduler flags, separated by commas"),
     added("json", No, Meaning::Slot(Slot::Json), "list as JSON"),
     added("watch", Optional("SECONDS", "2"), Meaning::Slot(Slot::Watch), "list again and again, every so many seconds (2)"),
+    added("tcp-timeout", Required("SECONDS"), Meaning::Slot(Slot::OwnTcpTimeout), "the service's own for established connections (0: none)"),
+    added("tcp-fin-timeout", Required("SECONDS"), Meaning::Slot(Slot::OwnTcpFinTimeout), "the service's own after a FIN (0: none)"),
+    added("udp-timeout", Required("SECONDS"), Meaning::Slot(Slot::OwnUdpTimeout), "the service's own for UDP (0: none)"),
     added("dry-run", No, Meaning::Slot(Slot::DryRun), "show what would change, and change nothing"),
 ];
 

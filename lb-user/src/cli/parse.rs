@@ -14,7 +14,7 @@ use super::names::Names;
 use super::options::{CommandKind, Meaning, OptionRow, Slot};
 use super::values::{leading_number, number, tunnel_type};
 use super::words::{Token, Words};
-use crate::table::{DestinationKey, Family, Netmask, ServiceKey, SyncRole};
+use crate::table::{DestinationKey, Family, Netmask, ServiceKey, SyncRole, Timeouts};
 
 /// Longest time that `-p` and `--set` take: 31 days, in seconds.
 const LONGEST_TIMEOUT: i64 = 31 * 24 * 60 * 60;
@@ -74,6 +74,8 @@ pub struct Typed<'a> {
     pub timeouts: [u32; 3],
     /// Seconds between listings.
     pub watch: Option<u32>,
+    /// The service's own timeouts, if any was given.
+    pub own_timeouts: Option<Timeouts>,
 }
 
 impl<'a> Typed<'a> {
@@ -104,6 +106,7 @@ impl<'a> Typed<'a> {
             ttl: 0,
             timeouts: [0; 3],
             watch: None,
+            own_timeouts: None,
         }
     }
 
@@ -178,11 +181,18 @@ impl<'a> Typed<'a> {
                     tunnel_type(value).ok_or_else(|| Complaint::usage("illegal tunnel type specified"))?;
             }
             Slot::Watch => self.watch = Some(ranged(value, 1, LONGEST_WATCH, row)? as u32),
+            Slot::OwnTcpTimeout => self.own().tcp = own_timeout(value, row)?,
+            Slot::OwnTcpFinTimeout => self.own().tcp_fin = own_timeout(value, row)?,
+            Slot::OwnUdpTimeout => self.own().udp = own_timeout(value, row)?,
             Slot::TunnelPort => self.tunnel_port = ranged(value, 1, 65535, row)? as u16,
             // The rest have no value: that they are there is all they say.
             _ => {}
         }
         Ok(())
+    }
+
+    fn own(&mut self) -> &mut Timeouts {
+        self.own_timeouts.get_or_insert(Timeouts::NONE)
     }
 
     fn read_netmask(&self, value: &[u8], names: &dyn Names) -> Result<Netmask, Complaint> {
@@ -289,6 +299,15 @@ fn timeout(value: &[u8], least: i64) -> Result<u32, Complaint> {
     number(value, least..=LONGEST_TIMEOUT)
         .map(|seconds| seconds as u32)
         .ok_or_else(|| Complaint::quoting("invalid timeout value `", value, "' specified"))
+}
+
+/// A service's own timeout: none, or at least two seconds, as deadlines move only once a second.
+fn own_timeout(value: &[u8], row: &OptionRow) -> Result<u32, Complaint> {
+    match ranged(value, 0, LONGEST_TIMEOUT, row)? {
+        1 => ranged(value, 2, LONGEST_TIMEOUT, row),
+        seconds => Ok(seconds),
+    }
+    .map(|seconds| seconds as u32)
 }
 
 /// A number of an option whose message names it by its long name, with the original's spellings.

@@ -14,7 +14,9 @@ use crate::rule;
 use crate::table::{Destination, Family, Netmask, Service, ServiceKey, service_flags};
 
 /// Appends the line that adds a service.
-pub fn write_service(out: &mut String, service: &Service, names: Option<&dyn Names>) {
+///
+/// Timeouts of its own stand there only with `with_added`, as ipvsadm has no words for them.
+pub fn write_service(out: &mut String, service: &Service, names: Option<&dyn Names>, with_added: bool) {
     out.push_str("-A ");
     write_key(out, &service.key, names);
     out.push_str(" -s ");
@@ -35,6 +37,9 @@ pub fn write_service(out: &mut String, service: &Service, names: Option<&dyn Nam
         out.push_str(" -o");
     }
     write_scheduler_flags(out, flags, &service.scheduler, " -b ", "");
+    if with_added {
+        let _ = rule::write_own_timeouts(out, service, false);
+    }
     out.push('\n');
 }
 

@@ -195,8 +195,10 @@ impl Memory {
     }
 }
 
-fn stored(service: &Service) -> Service {
-    Service { flags: service.flags & !service_flags::HASHED, ..service.clone() }
+/// The service as it is kept; without timeouts of its own it has those that there were.
+fn stored(service: &Service, own_timeouts: Option<Timeouts>) -> Service {
+    let own_timeouts = service.own_timeouts.or(own_timeouts);
+    Service { flags: service.flags & !service_flags::HASHED, own_timeouts, ..service.clone() }
 }
 
 impl Director for Memory {
@@ -226,7 +228,8 @@ impl Director for Memory {
             return Err(Error::ServiceExists);
         }
         self.host.check_service(service)?;
-        let report = ServiceReport { service: stored(service), stats: Stats::default() };
+        let report =
+            ServiceReport { service: stored(service, Some(Timeouts::NONE)), stats: Stats::default() };
         self.services.add(service.key, Entry { report, destinations: Newest::default() });
         Ok(())
     }
@@ -234,7 +237,8 @@ impl Director for Memory {
     fn edit_service(&mut self, service: &Service) -> Result<()> {
         self.entry(&service.key)?;
         self.host.check_service(service)?;
-        self.entry(&service.key)?.report.service = stored(service);
+        let report = &mut self.entry(&service.key)?.report;
+        report.service = stored(service, report.service.own_timeouts);
         Ok(())
     }
 

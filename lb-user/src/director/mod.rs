@@ -96,6 +96,11 @@ pub trait Director {
     /// A service's destinations, newest first; of a service that does not exist, none.
     fn destinations(&mut self, service: &ServiceKey) -> Result<Vec<DestinationReport>>;
 
+    /// Whether services can have timeouts of their own.
+    fn has_own_timeouts(&self) -> bool {
+        true
+    }
+
     /// Adds a service.
     fn add_service(&mut self, service: &Service) -> Result<()>;
 

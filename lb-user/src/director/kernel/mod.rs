@@ -97,6 +97,14 @@ impl Kernel {
     }
 }
 
+/// Kernel IPVS has the same timeouts for all services.
+fn refuse_own_timeouts(service: &Service) -> Result<()> {
+    match service.own_timeouts {
+        None | Some(Timeouts::NONE) => Ok(()),
+        Some(_) => Err(Error::Unsupported("Kernel IPVS has no timeouts of a service's own".into())),
+    }
+}
+
 impl Director for Kernel {
     fn info(&mut self) -> Result<Info> {
         let answer = self.single(Command::GetInfo, Attributes::default())?;
@@ -121,12 +129,18 @@ impl Director for Kernel {
         answers.iter().map(|answer| decode(answer).map_err(unreadable)).collect()
     }
 
+    fn has_own_timeouts(&self) -> bool {
+        false
+    }
+
     fn add_service(&mut self, service: &Service) -> Result<()> {
+        refuse_own_timeouts(service)?;
         let attributes = Attributes::default().put_nest(top::SERVICE, &service::encode(service));
         self.tell(Command::NewService, attributes)
     }
 
     fn edit_service(&mut self, service: &Service) -> Result<()> {
+        refuse_own_timeouts(service)?;
         let attributes = Attributes::default().put_nest(top::SERVICE, &service::encode(service));
         self.tell(Command::SetService, attributes)
     }

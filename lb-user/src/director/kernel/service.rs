@@ -98,6 +98,7 @@ pub fn decode(nest: &[u8]) -> Result<ServiceReport, DecodeError> {
             Family::V6 => Netmask::V6(parse_u32(netmask)?),
         },
         engine,
+        own_timeouts: None,
     };
     Ok(ServiceReport { service, stats: wide.or(narrow).map(stats::decode).transpose()?.unwrap_or_default() })
 }

@@ -285,6 +285,9 @@ impl Director for Xdp {
                 service::forget_cached(maps, slot);
             }
             service::store_settings(maps, slot, service, scheduler);
+            if service.own_timeouts.is_some() {
+                repair::note_own_timeouts(maps);
+            }
             Ok(())
         })
     }

@@ -53,7 +53,13 @@ fn destinations(maps: &Maps) -> impl Iterator<Item = (DestinationId, Destination
         .filter(|(_, record)| record.status & IN_USE != 0)
 }
 
-/// Brings the count of services and the address filter in line with the records.
+/// Has the packet program know whether a service has timeouts of its own.
+pub fn note_own_timeouts(maps: &Maps) {
+    let has_some = service::all(maps).any(|(_, record)| record.timeouts != [0; 3]);
+    maps.settings.store_u32(0, offset_of!(Settings, own_timeouts), has_some.into());
+}
+
+/// Brings the count of services, what is known of all of them and the address filter in line with the records.
 ///
 /// Deleted destinations count while they are kept: packets of their connections are still ours.
 pub fn refresh(maps: &Maps) {
@@ -77,6 +83,7 @@ pub fn refresh(maps: &Maps) {
         add(record.virtual_address, record.service_family());
     }
     store_filter(maps, &filter);
+    note_own_timeouts(maps);
     maps.settings.store_u32(0, offset_of!(Settings, wide_services), wide);
     maps.settings.store_u32(0, offset_of!(Settings, services), services);
 }

@@ -13,7 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::maps::{IndexKey, Maps};
 use super::{address_bytes, address_of, family_of, number_of, refusal, repair, set};
 use crate::director::{Error, Result};
-use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, service_flags};
+use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, Timeouts, service_flags};
 
 /// Every service with its slot.
 pub fn all(maps: &Maps) -> impl Iterator<Item = (u32, Record)> + '_ {
@@ -99,6 +99,9 @@ pub fn add(maps: &mut Maps, service: &Service, scheduler: Scheduler) -> Result<(
     let record = Record { serial, cache: serial, ..identified(&service.key) };
     maps.services.write(slot, &Record { family: 0, ..record });
     store_settings(maps, slot, service, scheduler);
+    if service.own_timeouts.is_some_and(|own| own != Timeouts::NONE) {
+        maps.settings.store_u32(0, offset_of!(Settings, own_timeouts), 1);
+    }
     maps.settings.store_u32(0, offset_of!(Settings, services_used), settings.services_used.max(slot + 1));
     // In use from here on: whatever else is missing now, a repair adds.
     store_identity(maps, slot, &record);
@@ -132,7 +135,7 @@ fn store_identity(maps: &Maps, slot: u32, record: &Record) {
     maps.services.store_u32(slot, offset_of!(Record, port), word);
 }
 
-/// Stores what can be edited of a service.
+/// Stores what can be edited of a service; timeouts of its own only if they are of concern.
 pub fn store_settings(maps: &Maps, slot: u32, service: &Service, scheduler: Scheduler) {
     let netmask = match service.netmask {
         Netmask::V4(mask) => mask,
@@ -142,6 +145,11 @@ pub fn store_settings(maps: &Maps, slot: u32, service: &Service, scheduler: Sche
     maps.services.store_u32(slot, offset_of!(Record, timeout), service.timeout);
     maps.services.store_u32(slot, offset_of!(Record, netmask), netmask);
     maps.services.store_u32(slot, offset_of!(Record, scheduler), scheduler as u32);
+    if let Some(Timeouts { tcp, tcp_fin, udp }) = service.own_timeouts {
+        for (offset, seconds) in (offset_of!(Record, timeouts)..).step_by(4).zip([tcp, tcp_fin, udp]) {
+            maps.services.store_u32(slot, offset, seconds);
+        }
+    }
 }
 
 /// Frees a service's slot.
@@ -234,12 +242,14 @@ pub fn key(record: &Record) -> ServiceKey {
 /// What a listing says of a service.
 pub fn report(maps: &Maps, record: &Record) -> ServiceReport {
     let key = key(record);
+    let [tcp, tcp_fin, udp] = record.timeouts;
     let scheduler = u8::try_from(record.scheduler).ok().and_then(Scheduler::from_number);
     let service = Service {
         scheduler: scheduler.unwrap_or(Scheduler::None).name().into(),
         flags: record.flags,
         timeout: record.timeout,
         netmask: if record.family == 6 { Netmask::V6(record.netmask) } else { Netmask::V4(record.netmask) },
+        own_timeouts: Some(Timeouts { tcp, tcp_fin, udp }),
         ..Service::new(key)
     };
     // Estimators are linear, so that the sum of its destinations' is the service's.

@@ -474,10 +474,22 @@ impl Fixture {
         }
     }
 
+    /// The same under the name `xipvs`, which knows more.
+    pub fn xipvs(&mut self, lines: &str) {
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (status, said) = self.run("xipvs", line);
+            assert_eq!(status, 0, "xipvs {line}: {said}");
+        }
+    }
+
     /// Status and complaint of a command line.
     pub fn try_ipvsadm(&mut self, line: &str) -> (u8, String) {
+        self.run("ipvsadm", line)
+    }
+
+    fn run(&mut self, program: &str, line: &str) -> (u8, String) {
         let words: Vec<OsString> =
-            std::iter::once("ipvsadm").chain(line.split_whitespace()).map(Into::into).collect();
+            std::iter::once(program).chain(line.split_whitespace()).map(Into::into).collect();
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut streams = Streams { stdin: &mut std::io::empty(), stdout: &mut stdout, stderr: &mut stderr };
         let status = cli::run(&words, &mut streams, &mut self.director, &SystemNames::default());

@@ -33,5 +33,6 @@ mod sctp;
 mod sysctl;
 mod table_changes;
 mod tcp_states;
+mod timeouts;
 mod tunnel;
 mod tunnel_ipv6;
