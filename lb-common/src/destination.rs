@@ -4,6 +4,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::connection::is_past;
+
 /// A destination's number: its slot in the destination map.
 pub type DestinationId = u32;
 
@@ -13,6 +15,8 @@ pub const IN_USE: u8 = 1;
 pub const AVAILABLE: u8 = 2;
 /// [`Destination::status`]: the service is of IPv6, whatever the destination is.
 pub const OF_IPV6: u8 = 4;
+/// [`Destination::status`]: its connections end at [`Load::date`].
+pub const DRAINING: u8 = 8;
 
 /// A slot of the destination map: a line that is read when a connection begins or is looked at whole, and a line that is written when a
 /// connection begins, ends or changes state.
@@ -29,7 +33,7 @@ pub struct Destination {
     pub virtual_port: u16,
     /// The service's protocol.
     pub protocol: u8,
-    /// [`IN_USE`], [`AVAILABLE`], [`OF_IPV6`].
+    /// [`IN_USE`], [`AVAILABLE`], [`OF_IPV6`], [`DRAINING`].
     pub status: u8,
     /// Number of the forwarding method.
     pub method: u8,
@@ -69,8 +73,8 @@ pub struct Load {
     pub overloaded: u16,
     /// One more than its position in its service's set, if that has a tree of winners; 0 if it has none.
     pub place: u16,
-    /// Tick of its deletion.
-    pub deleted_at: u32,
+    /// Tick of its deletion, or, while it drains, by which its connections are to end.
+    pub date: u32,
     /// Number of the service's making, which tells a service from one that had its slot before.
     pub service_serial: u32,
     /// Counters at the last `-Z`.
@@ -98,6 +102,12 @@ impl Destination {
     pub const fn service_family(&self) -> u8 {
         if self.status & OF_IPV6 != 0 { 6 } else { 4 }
     }
+}
+
+/// Whether a destination drains and the time for that is over: then it has no connections and templates any more.
+#[inline(always)]
+pub const fn has_drained(status: u8, date: u32, now: u32) -> bool {
+    status & DRAINING != 0 && is_past(date, now)
 }
 
 impl Counters {
@@ -153,3 +163,16 @@ pub struct CounterLine {
 }
 
 const _: () = assert!(size_of::<Destination>() == 128 && size_of::<CounterLine>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_is_over_at_its_date() {
+        let status = IN_USE | AVAILABLE | DRAINING;
+        assert!(!has_drained(status, 100, 99) && has_drained(status, 100, 100));
+        assert!(!has_drained(status & !DRAINING, 100, 200));
+        assert!(has_drained(status, u32::MAX, 5));
+    }
+}

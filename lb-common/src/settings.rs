@@ -8,7 +8,7 @@ use crate::protocol::state;
 use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
 #[doc(alias = "ftpsvc_counter")]
@@ -81,6 +81,10 @@ pub struct Settings {
     pub occupied_so_far: u32,
     /// Not 0 if a service has timeouts of its own.
     pub own_timeouts: u32,
+    /// Not 0 if a destination drains.
+    pub draining: u32,
+    /// Fills the word.
+    pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
     /// Not 0 at the hash of every virtual address and every address of a destination: a packet between two
@@ -121,6 +125,8 @@ impl Settings {
             occupied: 0,
             occupied_so_far: 0,
             own_timeouts: 0,
+            draining: 0,
+            reserved: 0,
             timeouts: [0; state::COUNT],
             addresses: [0; ADDRESS_SLOTS],
         }

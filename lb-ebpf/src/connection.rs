@@ -10,7 +10,7 @@ use lb_common::connection::{
     self, ALTERNATES, Addresses, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, NO_OUTPUT, SERVER_SIDE,
     SYNCED, TEMPLATE, WAYS, no_hop,
 };
-use lb_common::destination::AVAILABLE;
+use lb_common::destination::{AVAILABLE, has_drained};
 use lb_common::persistence::assures;
 use lb_common::reason::GAVE_WAY;
 use lb_common::sysctl::Sysctl;
@@ -678,19 +678,27 @@ pub fn remember_hop(found: Found, entry: &Entry) {
     }
 }
 
-/// Deletes connections of deleted destinations in one set; called by the sweep where `expire_nodest_conn` says so.
+/// Ends in one set what is to end with its destination: connections of deleted ones where `expire_nodest_conn` says so, and
+/// connections and templates of those whose drain is over. Called by the sweep.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn connection_abandon(number: u32) -> u32 {
-    let Some(set) = SetRef::at(number) else { return 0 };
+pub extern "C" fn connection_abandon(number: u32, now: u32) -> u32 {
+    let (Ok(settings), Some(set)) = (settings(), SetRef::at(number)) else { return 0 };
+    let abandons = settings.sysctl(Sysctl::ExpireNodestConn) != 0;
     for slot in 0..WAYS {
         let place = set.entry(slot);
-        if set.tag(slot) == 0 || place.role() != CLIENT_SIDE {
+        if set.tag(slot) == 0 || place.role() == SERVER_SIDE {
             continue;
         }
         let entry = set.locked(|| place.copy());
-        let destination = DestinationRef::at(entry.destination);
-        if destination.is_some_and(|destination| destination.status() & AVAILABLE == 0) {
+        let Some(destination) = DestinationRef::at(entry.destination) else { continue };
+        if has_drained(destination.status(), destination.date(), now) {
+            if entry.role == TEMPLATE {
+                persistence::end(Entry::place(number, slot), now);
+            } else {
+                remove(&entry.tuple());
+            }
+        } else if abandons && destination.status() & AVAILABLE == 0 && entry.role == CLIENT_SIDE {
             remove(&entry.tuple());
         }
     }

@@ -7,7 +7,7 @@
 use lb_common::connection::{
     self as rules, Addresses, DISPLACED, Entry, INACTIVE, NO_OUTPUT, TEMPLATE, TIMEOUT,
 };
-use lb_common::destination::DestinationId;
+use lb_common::destination::{DestinationId, has_drained};
 use lb_common::persistence::{EXTENSION, INVALID_PORT, Kind, network_ipv6, serves};
 use lb_common::protocol::state;
 use lb_common::reason::Reason;
@@ -102,7 +102,7 @@ pub extern "C" fn persistence_claim(service: u32, addresses: u64, ports: u32, wo
         destination.status(),
         destination.weight(),
         settings.sysctl(Sysctl::ExpireQuiescentTemplate) != 0,
-    );
+    ) && !has_drained(destination.status(), destination.date(), now);
     let extension = EXTENSION.wrapping_mul(settings.ticks_per_second());
     let (set, slot) = (found.set, found.slot);
     let outcome = set.locked(|| {

@@ -96,8 +96,8 @@ extern "C" fn visit_set(index: u32, slice: *mut Slice) -> i64 {
         let occupied = connection::connection_sweep_set(set, now, spares);
         // SAFETY: as above.
         unsafe { (*slice).occupied = (*slice).occupied.wrapping_add(occupied) };
-        if settings.sysctl(Sysctl::ExpireNodestConn) != 0 {
-            connection::connection_abandon(set);
+        if settings.sysctl(Sysctl::ExpireNodestConn) != 0 || settings.draining() != 0 {
+            connection::connection_abandon(set, now);
         }
         if drops != 0 && defence::comes_by() {
             defence::defence_drop_entries(set, now);

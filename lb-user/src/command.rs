@@ -21,6 +21,7 @@ use xipvs::director::xdp::sysctl;
 use xipvs::director::{self, Director};
 use xipvs::netns;
 
+use crate::drain::{self, Drain};
 use crate::follow::{self, Direction};
 use crate::marking::{self, MarkCommand};
 use crate::status;
@@ -117,6 +118,10 @@ enum Own {
         #[command(subcommand)]
         command: MarkCommand,
     },
+    /// Give a destination weight 0, and end in so many seconds what connections it has then; without any, list those in progress.
+    ///
+    /// No process has to run for that. Setting the weight again takes it back.
+    Drain(Drain),
     /// Make kernel IPVS's table equal to the XDP director's, or the other way, once.
     ///
     /// Prints each change as ipvsadm's rule, and names on stderr what the target cannot do. Exit status: 0 when the tables
@@ -387,6 +392,7 @@ fn own(arguments: &[OsString]) -> Result<u8> {
             manual::write_completion(&mut to, !ipvsadm)?;
         }
         Own::Status { all } => status::write(&mut to, all).context("cannot show the status")?,
+        Own::Drain(which) => drain::carry_out(&which, &mut open_xdp()?, &mut to)?,
         Own::Set { settings } => set(&settings, &mut to)?,
         Own::Mark { command } => return marking::carry_out(command, &mut open_xdp()?, &mut to),
         Own::Mirror { side } => return follow::mirror_once(side.direction(), &mut to),

@@ -1,6 +1,7 @@
 //! The `xipvs` command, which under the names `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore` is that tool.
 
 mod command;
+mod drain;
 mod follow;
 mod marking;
 mod signals;

@@ -11,6 +11,8 @@ use xipvs::director::xdp::daemon::Tally;
 use xipvs::director::xdp::lifecycle::{self, Pins};
 use xipvs::table::SyncRole;
 
+use crate::drain;
+
 /// Writes the status of the calling thread's network namespace; with `all`, reasons that no packet had too.
 pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
     let pins = Pins::find()?;
@@ -63,6 +65,12 @@ pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
         for (reason, count) in &tally.left {
             writeln!(to, "{:<12}  {count} left: {reason}", "")?;
         }
+    }
+
+    let mut draining = Vec::new();
+    drain::list(&mut director, &mut draining)?;
+    for (position, line) in String::from_utf8_lossy(&draining).lines().enumerate() {
+        writeln!(to, "{:<12}  {line}", if position == 0 { "draining" } else { "" })?;
     }
 
     let reasons = director.maps().reasons().into_iter().filter(|(_, count)| all || *count > 0);

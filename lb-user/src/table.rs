@@ -245,6 +245,8 @@ pub struct DestinationReport {
     pub inactive: u32,
     /// Persistence templates.
     pub persistent: u32,
+    /// Seconds until its connections end, if it drains.
+    pub drains_in: Option<u32>,
 }
 
 /// A service with its destinations, as a director reports them.

@@ -42,7 +42,8 @@ impl SettingsRef {
         destinations_used,
         estimator_turn,
         occupied,
-        own_timeouts
+        own_timeouts,
+        draining
     );
 
     /// [`Settings::seed`].

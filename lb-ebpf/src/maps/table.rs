@@ -229,6 +229,7 @@ impl DestinationRef {
         overloaded: u16 = load.overloaded;
         place: u16 = load.place;
         service_serial: u32 = load.service_serial;
+        date: u32 = load.date;
     }
 
     /// The family of the address.

@@ -209,6 +209,7 @@ struct Destination {
     active: u32,
     inactive: u32,
     persistent: u32,
+    drains_in: Option<u32>,
     stats: Counters,
     rates: Counters,
 }
@@ -242,6 +243,7 @@ impl Destination {
             active: report.active,
             inactive: report.inactive,
             persistent: report.persistent,
+            drains_in: report.drains_in,
             stats: Counters::totals(&report.stats),
             rates: Counters::rates(&report.stats),
         }

@@ -15,6 +15,10 @@ const OWN: [(&str, &str); 13] = [
     ("mark add|delete|list|import", "rules that give packets their firewall mark, for services by mark (-f)"),
     ("set [NAME=VALUE ...]", "set IPVS's sysctls for the XDP program, by the kernel's names, or list them"),
     (
+        "drain [-t|-u|-f SERVICE -r SERVER --within SECONDS]",
+        "give a server weight 0 and end its connections in so many seconds, or list those that are on their way out",
+    ),
+    (
         "mirror --to|--from kernel",
         "make one table equal to the other's: the XDP program's, and kernel IPVS's",
     ),
@@ -152,7 +156,7 @@ pub fn write_completion(to: &mut dyn Write, with_added: bool) -> io::Result<()> 
         words.join(" ")
     };
     let own = if with_added {
-        " attach detach status set mark mirror diff serve sync adopt hand-over generate --netns --director"
+        " attach detach status set mark drain mirror diff serve sync adopt hand-over generate --netns --director"
     } else {
         ""
     };

@@ -40,6 +40,7 @@ use options::CommandKind;
 use crate::director::Director;
 use crate::mark;
 use crate::rehearsal::Rehearsal;
+use crate::table::{DestinationKey, ServiceKey};
 
 /// The exit status of what could not be printed.
 const OUTPUT_FAILED: u8 = 1;
@@ -117,6 +118,26 @@ pub fn watch_interval(arguments: &[OsString], names: &dyn Names) -> Option<Durat
     match check::check(&parse::parse(&words, names, false, with_added).ok()?).ok()? {
         Command::List(listing) => listing.again.map(|seconds| Duration::from_secs(seconds.into())),
         _ => None,
+    }
+}
+
+/// The service and the destination that ipvsadm's words name (`-t` ... `-r` ...).
+///
+/// # Errors
+///
+/// ipvsadm's complaint about the words.
+pub fn destination_named(words: &[&str], names: &dyn Names) -> Result<(ServiceKey, DestinationKey), String> {
+    let words: Vec<&[u8]> = std::iter::once("-d").chain(words.iter().copied()).map(str::as_bytes).collect();
+    let read = parse::parse(&words, names, false, true).and_then(|typed| check::check(&typed));
+    match read {
+        Ok(Command::DeleteDestination(service, destination)) => Ok((service, destination)),
+        Ok(_) => Err("a service and a real server are wanted".into()),
+        Err(complaint) => {
+            let mut text = Vec::new();
+            // A vector takes everything.
+            let _ = complaint.write(b"xipvs", false, &mut text);
+            Err(String::from_utf8_lossy(&text).trim_end().into())
+        }
     }
 }
 

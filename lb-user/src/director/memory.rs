@@ -267,6 +267,7 @@ impl Director for Memory {
             active: 0,
             inactive: 0,
             persistent: 0,
+            drains_in: None,
         };
         entry.destinations.add(destination.key, report);
         Ok(())

@@ -176,7 +176,14 @@ proptest! {
 }
 
 fn report(destination: Destination, active: u32, inactive: u32) -> DestinationReport {
-    DestinationReport { destination, stats: Stats::default(), active, inactive, persistent: 0 }
+    DestinationReport {
+        destination,
+        stats: Stats::default(),
+        active,
+        inactive,
+        persistent: 0,
+        drains_in: None,
+    }
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub fn decode(nest: &[u8], service: Family) -> Result<DestinationReport, DecodeE
     let tunnel = Tunnel { kind, port: tunnel_port, checksum };
     let destination = Destination { key, method, weight, upper_threshold, lower_threshold, tunnel };
     let stats = wide.or(narrow).map(stats::decode).transpose()?.unwrap_or_default();
-    Ok(DestinationReport { destination, stats, active, inactive, persistent })
+    Ok(DestinationReport { destination, stats, active, inactive, persistent, drains_in: None })
 }
 
 #[cfg(test)]

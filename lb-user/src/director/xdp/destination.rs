@@ -7,7 +7,10 @@ use std::collections::{HashMap, HashSet};
 use std::mem::offset_of;
 use std::net::IpAddr;
 
-use lb_common::destination::{AVAILABLE, Destination as Record, DestinationId, IN_USE, Load, OF_IPV6};
+use lb_common::connection::is_past;
+use lb_common::destination::{
+    AVAILABLE, DRAINING, Destination as Record, DestinationId, IN_USE, Load, OF_IPV6,
+};
 use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::scheduler::overload::Thresholds;
 use lb_common::service::Service as ServiceRecord;
@@ -126,7 +129,7 @@ impl Slots {
         }
         let rested = |id: &DestinationId| {
             maps.destinations.read(*id).is_some_and(|record| {
-                let age = settings.swept_at.wrapping_sub(record.load.deleted_at);
+                let age = settings.swept_at.wrapping_sub(record.load.date);
                 record.load.total == 0
                     && record.load.persistent == 0
                     && age / settings.ticks_per_second.max(1) >= KEPT
@@ -180,7 +183,9 @@ pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination, source: O
     let [high, low] = port.to_ne_bytes();
     let tunnel = u32::from_ne_bytes([high, low, checksum as u8, record.family]);
     maps.destinations.store_u32(id, offset_of!(Record, tunnel_port), tunnel);
-    store_word(maps, id, record.status, destination.method.number(), kind as u8);
+    // Whoever sets the weight again ends the drain.
+    store_word(maps, id, record.status & !DRAINING, destination.method.number(), kind as u8);
+    repair::note_end_of_drain(maps, &record);
     maps.destinations.store_u32(id, offset_of!(Record, weight), destination.weight);
     if destination.weight != 0 {
         store_last_weight(maps, id, destination.weight);
@@ -196,12 +201,38 @@ pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination, source: O
     }
 }
 
+fn store_date(maps: &Maps, id: DestinationId, date: u32) {
+    maps.destinations.store_u32(id, offset_of!(Record, load) + offset_of!(Load, date), date);
+}
+
+/// Has a destination's connections end in so many seconds.
+pub fn drain(maps: &Maps, id: DestinationId, seconds: u32) {
+    let (Some(record), settings) = (maps.destinations.read(id), maps.settings()) else { return };
+    store_date(maps, id, settings.swept_at.wrapping_add(seconds.wrapping_mul(settings.ticks_per_second)));
+    store_status(maps, id, record.status | DRAINING);
+    maps.settings.store_u32(0, offset_of!(Settings, draining), 1);
+}
+
+/// Seconds until a destination has drained, if it drains.
+fn drains_in(maps: &Maps, record: &Record) -> Option<u32> {
+    (record.status & DRAINING != 0).then(|| {
+        let settings = maps.settings();
+        if is_past(record.load.date, settings.swept_at) {
+            return 0;
+        }
+        // To the nearest second, and 0 only when it is over.
+        let (left, ticks) =
+            (record.load.date.wrapping_sub(settings.swept_at), settings.ticks_per_second.max(1));
+        ((left + ticks / 2) / ticks).max(1)
+    })
+}
+
 /// Marks a destination as deleted; its set has it no more. Returns its address.
 pub fn delete(maps: &Maps, slots: &mut Slots, id: DestinationId) -> Option<IpAddr> {
     let record = maps.destinations.read(id)?;
-    let deleted_at = offset_of!(Record, load) + offset_of!(Load, deleted_at);
-    maps.destinations.store_u32(id, deleted_at, maps.settings().swept_at);
-    store_status(maps, id, record.status & !AVAILABLE);
+    store_status(maps, id, record.status & !(AVAILABLE | DRAINING));
+    store_date(maps, id, maps.settings().swept_at);
+    repair::note_end_of_drain(maps, &record);
     repair::begin_epoch(maps);
     slots.deleted.insert(Identity::of(&record), id);
     Some(address_of(record.address, record.family))
@@ -254,5 +285,6 @@ pub fn report(maps: &Maps, id: DestinationId) -> Option<DestinationReport> {
         active: record.load.active,
         inactive: record.load.total.saturating_sub(record.load.active),
         persistent: record.load.persistent,
+        drains_in: drains_in(maps, &record),
     })
 }

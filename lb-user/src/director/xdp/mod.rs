@@ -162,6 +162,29 @@ impl Xdp {
         self.look(|maps| if has_mixed_families(maps) { Err(Error::Invalid) } else { enter(&daemons) })
     }
 
+    /// Takes a destination out of service: its weight becomes 0, and what connections and templates it has in so many seconds end
+    /// then. Setting its weight again takes that back.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such service or destination.
+    pub fn drain(&mut self, service: &ServiceKey, destination: &DestinationKey, seconds: u32) -> Result<()> {
+        let source = self.next_hops.source(destination.address);
+        self.change(|maps, known| {
+            let (slot, record) = service::find(maps, service)?;
+            let set = set::read(maps, &record);
+            let position = position(maps, &set, destination).ok_or(Error::NoSuchDestination)?;
+            let id = set.ids[position];
+            let now = destination::report(maps, id).ok_or(Error::NoSuchDestination)?.destination;
+            destination::edit(maps, id, &Destination { weight: 0, ..now }, source);
+            known.arena(maps).replace(maps, slot, &set, Change::Edited)?;
+            // The deadline counts from now, not from when the timer came by last.
+            maps.sweep()?;
+            destination::drain(maps, id, seconds);
+            Ok(())
+        })
+    }
+
     /// Does something that changes nothing while nobody changes anything.
     fn look<R>(&mut self, body: impl FnOnce(&Maps) -> Result<R>) -> Result<R> {
         let failed = |error: std::io::Error| Error::Unavailable(format!("cannot lock the table: {error}"));

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::mem::offset_of;
 
-use lb_common::destination::{AVAILABLE, Destination, DestinationId, IN_USE};
+use lb_common::destination::{AVAILABLE, DRAINING, Destination, DestinationId, IN_USE};
 use lb_common::settings::{ADDRESS_SLOTS, Settings};
 use lb_common::tuple;
 
@@ -59,6 +59,19 @@ pub fn note_own_timeouts(maps: &Maps) {
     maps.settings.store_u32(0, offset_of!(Settings, own_timeouts), has_some.into());
 }
 
+/// Has the packet program know whether a destination drains.
+fn note_drains(maps: &Maps) {
+    let drains = destinations(maps).any(|(_, record)| record.status & DRAINING != 0);
+    maps.settings.store_u32(0, offset_of!(Settings, draining), drains.into());
+}
+
+/// [`note_drains`], after a destination was changed that may have drained.
+pub fn note_end_of_drain(maps: &Maps, was: &Destination) {
+    if was.status & DRAINING != 0 {
+        note_drains(maps);
+    }
+}
+
 /// Brings the count of services, what is known of all of them and the address filter in line with the records.
 ///
 /// Deleted destinations count while they are kept: packets of their connections are still ours.
@@ -84,6 +97,7 @@ pub fn refresh(maps: &Maps) {
     }
     store_filter(maps, &filter);
     note_own_timeouts(maps);
+    note_drains(maps);
     maps.settings.store_u32(0, offset_of!(Settings, wide_services), wide);
     maps.settings.store_u32(0, offset_of!(Settings, services), services);
 }

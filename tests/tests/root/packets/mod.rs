@@ -11,6 +11,7 @@ mod adopt;
 mod agreement;
 mod defence;
 mod direct_route;
+mod drain;
 mod expiry;
 mod flood;
 mod fragments;
