@@ -220,10 +220,8 @@ impl Stage {
             }
             Action::Packets { .. } => Ok(()),
             Action::Check => self.check(),
-            Action::Await(count) => self.until(|kernel, xdp| {
-                let counts = (kernel.connections().len(), xdp.connections().len());
-                if counts == (*count, *count) { Ok(()) } else { Err(format!("{counts:?} connections")) }
-            }),
+            Action::Await(count) => self.until_connections(|listed| listed == *count),
+            Action::AwaitBelow(count) => self.until_connections(|listed| listed < *count),
         }
     }
 
@@ -271,6 +269,14 @@ impl Stage {
         self.until(|kernel, xdp| {
             let (kernel, xdp) = (kernel.listings(), xdp.listings());
             if kernel == xdp { Ok(()) } else { Err(difference(&kernel, &xdp)) }
+        })
+    }
+
+    /// Waits until both list as many connections as are wanted.
+    fn until_connections(&mut self, is_wanted: impl Fn(usize) -> bool) -> Result<(), String> {
+        self.until(|kernel, xdp| {
+            let counts = [kernel.connections().len(), xdp.connections().len()];
+            if counts.into_iter().all(&is_wanted) { Ok(()) } else { Err(format!("{counts:?} connections")) }
         })
     }
 

@@ -46,6 +46,8 @@ pub enum Action {
     Check,
     /// Waits until both list so many connections.
     Await(usize),
+    /// Waits until both list fewer connections than this.
+    AwaitBelow(usize),
 }
 
 /// One of the two directors, or both.
@@ -144,8 +146,12 @@ fn action(text: &str) -> Result<Action, String> {
         "udp" => packets(Protocol::Udp, rest),
         "check" if rest.is_empty() => Ok(Action::Check),
         "await" => {
-            let count = rest.strip_suffix(" connections").and_then(|count| count.parse().ok());
-            count.map(Action::Await).ok_or_else(|| "await N connections".into())
+            let count = rest.strip_suffix(" connections").unwrap_or_default();
+            let (make, count): (fn(_) -> _, _) = match count.strip_prefix("below ") {
+                Some(count) => (Action::AwaitBelow, count),
+                None => (Action::Await, count),
+            };
+            count.parse().map(make).map_err(|_| "await [below] N connections".into())
         }
         _ => Err("no such step".into()),
     }
