@@ -155,6 +155,12 @@ impl Entry {
         self.method == crate::forward::ForwardingMethod::Tunnel as u8
     }
 
+    /// Whether the connection has no destination, and its packets go to their original address.
+    #[inline(always)]
+    pub const fn is_bypass(&self) -> bool {
+        self.method == crate::forward::ForwardingMethod::Bypass as u8
+    }
+
     /// Whether the connection has two entries.
     #[inline(always)]
     pub const fn has_twin(&self) -> bool {
@@ -420,6 +426,18 @@ pub fn advance(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool, sec
     }
 }
 
+/// The state of a connection that no packet of its own has moved yet.
+pub const fn unmoved(protocol: u8) -> u8 {
+    match Protocol::from_number(protocol & !IPV6) {
+        Some(Protocol::Udp) => state::UDP,
+        Some(Protocol::Sctp) => state::SCTP,
+        _ => 0,
+    }
+}
+
+/// Seconds that such a connection lives: IPVS's first timeout of every connection.
+pub const UNMOVED: u32 = 3;
+
 /// Whether a packet leaves state and flags of a connection as they are, but for the count of packets: the steady state, in
 /// which only the deadline may have to move.
 #[inline(always)]
@@ -576,6 +594,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_connection_that_nothing_has_moved_has_its_protocols_first_state() {
+        let names = [6, 17, 132, 6 | IPV6].map(|protocol| state::name(unmoved(protocol)));
+        assert_eq!(names, ["NONE", "UDP", "NONE", "NONE"]);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! IPVS counterpart: `struct ip_vs_dest`.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::forward::ForwardingMethod;
 
 use crate::connection::is_past;
 
@@ -97,7 +99,57 @@ pub struct Counters {
     pub out_bytes: u64,
 }
 
+/// What a packet of a destination says of it, by which those that masquerade are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DestinationKey {
+    /// Address, loaded natively as two words; an IPv4 address in the first four bytes.
+    pub address: [u64; 2],
+    /// Port in network order, loaded natively.
+    pub port: u16,
+    /// The protocol of its service; 0 for one of a firewall mark, which has any.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// What there is at a [`DestinationKey`].
+#[doc(alias = "ip_vs_has_real_service")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Masquerading {
+    /// The director's address towards it, as in the key; zeroes for none.
+    pub source: [u64; 2],
+    /// How many destinations there are.
+    pub count: u64,
+}
+
 impl Destination {
+    /// What connections without a destination have in the place of one, in the map's last slot, which no service gets: so
+    /// they are handled as all are, and what they count is nobody's.
+    pub fn bypass() -> Self {
+        Self {
+            status: IN_USE | AVAILABLE,
+            method: ForwardingMethod::Bypass.number(),
+            weight: 1,
+            ..Self::new_zeroed()
+        }
+    }
+
+    /// What its packets say of it, if it is configured and masquerades.
+    pub fn masquerading(&self) -> Option<DestinationKey> {
+        let is_one = self.status & AVAILABLE != 0 && self.method == ForwardingMethod::Masquerade.number();
+        is_one.then(|| DestinationKey {
+            address: zerocopy::transmute!(self.address),
+            port: self.port,
+            protocol: self.protocol,
+            family: self.family,
+            reserved: 0,
+        })
+    }
+
     /// The family of its service, as [`Destination::family`] has its own.
     pub const fn service_family(&self) -> u8 {
         if self.status & OF_IPV6 != 0 { 6 } else { 4 }

@@ -6,7 +6,8 @@
 
 use crate::checksum::{Delta, Sum};
 use crate::forward::End;
-use crate::packet::{self, Frame, IPV4, IPV6, MAX_TRANSPORT, field};
+use crate::packet::{self, Frame, IPV4, IPV6, KEY_EXCHANGE, MAX_TRANSPORT, field, is_ipsec};
+use crate::protocol::{Protocol, sctp, tcp};
 use crate::reason::Reason;
 use crate::tuple::{self, Tuple, handle};
 
@@ -44,7 +45,7 @@ pub struct Received {
     pub transport: u16,
     /// Where the quoted IP header begins.
     pub quoted: u16,
-    /// Where the quoted ports begin.
+    /// Where the quoted ports begin, or [`NO_PORTS`].
     pub ports: u16,
     /// Bytes of the message from the IP header on.
     pub length: u16,
@@ -87,22 +88,33 @@ pub fn read(frame: &(impl Frame + ?Sized), network: usize) -> Result<Received, R
         return Err(Reason::Icmp);
     }
     let ports = quoted + usize::from(header[0] & 0x0f) * 4;
-    let (addresses, protocol) = (field(header, 12), header[9]);
-    let [a, b, c, d, ..]: [u8; 8] = *frame.bytes(ports).ok_or(Reason::Icmp)?;
+    let follows = is_ipsec(header[9]);
+    let tuple = flow(header, *frame.bytes(ports).ok_or(Reason::Icmp)?);
     Ok(Received {
         network: network as u16,
         transport: transport as u16,
         quoted: quoted as u16,
-        ports: ports as u16,
+        ports: if follows { NO_PORTS } else { ports as u16 },
         length,
         service_type,
         time_to_live,
-        tuple: Tuple {
-            addresses: u64::from_ne_bytes(addresses),
-            ports: u32::from_ne_bytes([a, b, c, d]),
-            protocol,
-        },
+        tuple,
     })
+}
+
+/// [`Received::ports`] of a packet of IPsec.
+pub const NO_PORTS: u16 = 0;
+
+/// The flow of a quoted IPv4 header, and the beginning of what is behind it; of IPsec that of its key exchange.
+#[inline(always)]
+pub(crate) fn flow(header: &[u8; IPV4], behind: [u8; 8]) -> Tuple {
+    let follows = is_ipsec(header[9]);
+    let ports = if follows { KEY_EXCHANGE } else { field(&behind, 0) };
+    Tuple {
+        addresses: u64::from_ne_bytes(field(header, 12)),
+        ports: u32::from_ne_bytes(ports),
+        protocol: if follows { Protocol::Udp.number() } else { header[9] },
+    }
 }
 
 /// As [`read`], of ICMPv6; `seed` is that of the addresses' handles.
@@ -127,19 +139,21 @@ pub fn read_ipv6(frame: &(impl Frame + ?Sized), network: usize, seed: u64) -> Re
     }
     let inner = packet::ipv6_header::<false>(frame, quoted).map_err(|_| Reason::Icmp)?;
     let ports = inner.transport;
-    let [a, b, c, d, ..]: [u8; 8] = *frame.bytes(ports).ok_or(Reason::Icmp)?;
+    let behind: [u8; 8] = *frame.bytes(ports).ok_or(Reason::Icmp)?;
+    let follows = is_ipsec(inner.protocol);
     let (source, destination) = packet::ipv6_addresses(frame, quoted).ok_or(Reason::Icmp)?;
-    let protocol = inner.protocol | tuple::IPV6;
+    let protocol = if follows { Protocol::Udp.number() } else { inner.protocol } | tuple::IPV6;
+    let flow_ports = if follows { KEY_EXCHANGE } else { field(&behind, 0) };
     let tuple = Tuple::from_raw(protocol, (handle(source, seed), 0), (handle(destination, seed), 0));
     Ok(Received {
         network: network as u16,
         transport: transport as u16,
         quoted: quoted as u16,
-        ports: ports as u16,
+        ports: if follows { NO_PORTS } else { ports as u16 },
         length: (outer.end - network) as u16,
         service_type: outer.service_type,
         time_to_live: outer.time_to_live,
-        tuple: Tuple { ports: u32::from_ne_bytes([a, b, c, d]), ..tuple },
+        tuple: Tuple { ports: u32::from_ne_bytes(flow_ports), ..tuple },
     })
 }
 
@@ -188,13 +202,24 @@ pub fn pseudo_header(source: [u64; 2], destination: [u64; 2], length: u16) -> Su
     addresses.with(&length.to_be_bytes()).with(&[0, PROTOCOL_IPV6])
 }
 
+/// Whether the sender of a packet that belongs to nothing may be told so: what aborts a connection is not answered.
+/// `flags` are those of [`packet::Packet::tcp_flags`].
+#[inline(always)]
+pub const fn may_be_refused(protocol: u8, flags: u8) -> bool {
+    if protocol == Protocol::Tcp.number() {
+        flags & tcp::RST == 0
+    } else {
+        protocol != Protocol::Sctp.number() || flags != sctp::Event::Abort as u8
+    }
+}
+
 /// Type and code of the error that tells a client why its packet was not forwarded, if one does.
 #[inline(always)]
 pub const fn error_for(reason: Reason, ipv6: bool) -> Option<(u8, u8)> {
     match reason {
         // IPVS says "port unreachable" for TCP too.
-        Reason::NoDestination if ipv6 => Some((UNREACHABLE_IPV6, 4)),
-        Reason::NoDestination => Some((UNREACHABLE, 3)),
+        Reason::NoDestination | Reason::ReplyRefused if ipv6 => Some((UNREACHABLE_IPV6, 4)),
+        Reason::NoDestination | Reason::ReplyRefused => Some((UNREACHABLE, 3)),
         // "Address unreachable", as from IPVS.
         Reason::NoRoute if ipv6 => Some((UNREACHABLE_IPV6, 3)),
         Reason::NoRoute => Some((UNREACHABLE, 1)),
@@ -204,6 +229,12 @@ pub const fn error_for(reason: Reason, ipv6: bool) -> Option<(u8, u8)> {
         Reason::TimeExceeded => Some((TIME_EXCEEDED, 0)),
         _ => None,
     }
+}
+
+/// Whether an ICMP error says that a packet is too large for the next link.
+#[inline(always)]
+pub const fn is_too_big(kind: u8, code: u8) -> bool {
+    kind == UNREACHABLE && code == 4
 }
 
 /// Whether there may be an error about a packet from this address: one that is a single host's.
@@ -348,6 +379,18 @@ mod tests {
         // However few a second, one at least.
         assert!(limit.take(10_000_000, 1, 250) && !limit.take(10_000_001, 1, 250));
         assert!(limit.take(10_000_251, 1, 250));
+    }
+
+    #[test]
+    fn what_ends_a_connection_is_not_refused() {
+        let refused = |protocol, flags: [u8; 4]| flags.map(|flags| may_be_refused(protocol, flags));
+        assert_eq!(
+            refused(6, [tcp::ACK, tcp::SYN | tcp::ACK, tcp::RST, tcp::RST | tcp::ACK]),
+            [true, true, false, false]
+        );
+        let [abort, data] = [sctp::Event::Abort, sctp::Event::Data].map(|event| event as u8);
+        assert_eq!(refused(132, [abort, data, abort, data]), [false, true, false, true]);
+        assert!(may_be_refused(17, 0));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Reading a frame's headers down to a flow: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension
-//! headers, TCP and UDP.
+//! headers, TCP, UDP and SCTP; ESP and AH, which follow the connection of their key exchange (`ip_vs_proto_ah_esp.c`).
 //!
 //! The frame is reached through [`Frame`], so that the same reader runs on a packet in the kernel and on
 //! a slice on the host. Not here: what to do with the packet.
@@ -65,7 +65,7 @@ pub struct Packet {
     pub tuple: Tuple,
     /// Where the IP header begins: 14, 18 or 22.
     pub network: u16,
-    /// Where the transport header begins, or [`Packet::NO_TRANSPORT`].
+    /// Where the transport header begins, or [`Packet::NO_TRANSPORT`] or [`Packet::NO_PORTS`].
     pub transport: u16,
     /// Bytes from the IP header on.
     pub length: u16,
@@ -82,11 +82,19 @@ pub struct Packet {
 impl Packet {
     /// [`Packet::transport`] of a later fragment, which has no transport header.
     pub const NO_TRANSPORT: u16 = 0;
+    /// [`Packet::transport`] of a packet of IPsec, which follows the connection of its key exchange.
+    pub const NO_PORTS: u16 = 1;
 
     /// Whether it is a fragment, and not the first: it has no transport header.
     #[inline(always)]
     pub const fn is_later_fragment(&self) -> bool {
         self.transport == Self::NO_TRANSPORT
+    }
+
+    /// Whether there are ports in it.
+    #[inline(always)]
+    pub const fn has_ports(&self) -> bool {
+        self.transport > Self::NO_PORTS
     }
 }
 
@@ -200,7 +208,7 @@ pub fn read_ipv4(frame: &(impl Frame + ?Sized), network: usize) -> Result<Packet
     ipv4::<false>(frame, network)
 }
 
-/// As [`read_ipv4`], of a fragment too.
+/// As [`read_ipv4`], of what has no ports too: fragments and IPsec.
 #[inline(always)]
 pub(crate) fn ipv4<const FRAGMENTS: bool>(
     frame: &(impl Frame + ?Sized),
@@ -223,21 +231,28 @@ pub(crate) fn ipv4<const FRAGMENTS: bool>(
         return Err(Reason::Icmp);
     }
     let transport = network + header_length;
-    let behind = transport_length(protocol)?;
+    let follows = FRAGMENTS && is_ipsec(protocol);
+    let behind = if follows { 0 } else { transport_length(protocol)? };
     if usize::from(length) < header_length + if later { 0 } else { behind }
         || network + usize::from(length) > frame.length()
     {
         return Err(Reason::Malformed);
     }
-    let (ports, tcp_flags) = if later { ([0; 4], 0) } else { read_transport(frame, protocol, transport)? };
+    let (ports, tcp_flags) = if follows {
+        (KEY_EXCHANGE, 0)
+    } else if later {
+        ([0; 4], 0)
+    } else {
+        read_transport(frame, protocol, transport)?
+    };
     Ok(Packet {
         tuple: Tuple {
             addresses: u64::from_ne_bytes(field(header, 12)),
             ports: u32::from_ne_bytes(ports),
-            protocol,
+            protocol: if follows { Protocol::Udp.number() } else { protocol },
         },
         network: network as u16,
-        transport: if later { Packet::NO_TRANSPORT } else { transport as u16 },
+        transport: place(transport, later, follows),
         length,
         counted: if later { length - header_length as u16 } else { length },
         service_type: header[1],
@@ -257,7 +272,7 @@ pub fn read_ipv6(frame: &(impl Frame + ?Sized), network: usize, seed: u64) -> Re
     ipv6::<false>(frame, network, seed).map(|(packet, _)| packet)
 }
 
-/// As [`read_ipv6`], of a fragment too; and its identification, in network order, loaded natively.
+/// As [`read_ipv6`], of what has no ports too; and of a fragment its identification, in network order, loaded natively.
 #[inline(always)]
 pub(crate) fn ipv6<const FRAGMENTS: bool>(
     frame: &(impl Frame + ?Sized),
@@ -271,18 +286,26 @@ pub(crate) fn ipv6<const FRAGMENTS: bool>(
     }
     let length = (end - network) as u16;
     let later = FRAGMENTS && fragment.is_some_and(|fragment| fragment.is_later);
-    let behind = transport_length(protocol)?;
+    let follows = FRAGMENTS && is_ipsec(protocol);
+    let behind = if follows { 0 } else { transport_length(protocol)? };
     if transport + if later { 0 } else { behind } > end || end > frame.length() {
         return Err(Reason::Malformed);
     }
     let (source, destination) = ipv6_addresses(frame, network).ok_or(Reason::Malformed)?;
-    let (ports, tcp_flags) = if later { ([0; 4], 0) } else { read_transport(frame, protocol, transport)? };
+    let (ports, tcp_flags) = if follows {
+        (KEY_EXCHANGE, 0)
+    } else if later {
+        ([0; 4], 0)
+    } else {
+        read_transport(frame, protocol, transport)?
+    };
+    let protocol = if follows { Protocol::Udp.number() } else { protocol };
     let tuple =
         Tuple::from_raw(protocol | tuple::IPV6, (handle(source, seed), 0), (handle(destination, seed), 0));
     let packet = Packet {
         tuple: Tuple { ports: u32::from_ne_bytes(ports), ..tuple },
         network: network as u16,
-        transport: if later { Packet::NO_TRANSPORT } else { transport as u16 },
+        transport: place(transport, later, follows),
         length,
         counted: match fragment {
             _ if later => (end - transport) as u16,
@@ -339,6 +362,7 @@ pub fn ipv6_addresses(frame: &(impl Frame + ?Sized), network: usize) -> Option<(
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+const ENCRYPTION: u8 = 50;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
@@ -398,6 +422,28 @@ fn skip_extensions<const FRAGMENTS: bool>(
         }
         _ => Ok((protocol, offset, fragment)),
     }
+}
+
+/// [`Packet::transport`] of a packet, a later fragment or not, that follows another's connection or not.
+#[inline(always)]
+const fn place(transport: usize, later: bool, follows: bool) -> u16 {
+    if later {
+        Packet::NO_TRANSPORT
+    } else if follows {
+        Packet::NO_PORTS
+    } else {
+        transport as u16
+    }
+}
+
+/// The ports of the key exchange of IPsec, 500 both, whose connection packets of ESP and AH follow.
+#[doc(alias = "PORT_ISAKMP")]
+pub(crate) const KEY_EXCHANGE: [u8; 4] = [0x01, 0xf4, 0x01, 0xf4];
+
+/// Whether a protocol is one of IPsec. Of IPv6, AH is an extension header, as to IPVS.
+#[inline(always)]
+pub(crate) const fn is_ipsec(protocol: u8) -> bool {
+    protocol == ENCRYPTION || protocol == AUTHENTICATION
 }
 
 /// Bytes that the header of a transport protocol has at least.

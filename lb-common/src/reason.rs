@@ -55,7 +55,7 @@ reasons! {
     NotOurs = 0, "not-ours", Pass;
     /// Not IP: another Ethernet protocol, or more than two VLAN tags.
     NotIp = 1, "not-ip", Pass;
-    /// IP with a transport protocol that is not balanced.
+    /// IP with a transport protocol that is not balanced, or of IPsec without a connection of its key exchange.
     OtherProtocol = 2, "other-protocol", Pass;
     /// The packet ends before its headers do, or a length field contradicts another.
     Malformed = 3, "malformed", Pass;
@@ -113,6 +113,10 @@ reasons! {
     IcmpChecksum = 29, "icmp-checksum", Drop;
     /// A later fragment of a datagram that made no connection: it was refused, or is one packet to its service.
     FragmentRefused = 30, "fragment-refused", Drop;
+    /// An ICMP error about a packet in a tunnel that its client is not told of: it may be fragmented, or there is the limit.
+    TunnelError = 31, "tunnel-error", Drop;
+    /// From a masquerading destination, but no connection has that flow; the destination is told, by nat_icmp_send.
+    ReplyRefused = 32, "reply-refused", Drop;
 }
 
 /// The place among the counters of reasons where connections are counted that gave way to new ones: no packet's end.

@@ -41,7 +41,7 @@ pub struct Settings {
     pub arena_next: u32,
     /// Sets in the connection table less one; a power of two less one.
     pub set_mask: u32,
-    /// Slots for destinations in the maps, which the per-CPU counters are strided by.
+    /// Slots for destinations in the maps, which the per-CPU counters are strided by. The last is for connections without one.
     pub destinations: u32,
     /// CPUs that counters have room for.
     pub cpus: u32,
@@ -160,7 +160,7 @@ pub enum Program {
     Tell = 6,
     /// `xipvs_icmp`: an ICMP message.
     Icmp = 7,
-    /// `xipvs_fragment`: a fragment.
+    /// `xipvs_fragment`: a packet without ports, a fragment or one of IPsec.
     Fragment = 8,
     /// `xipvs_ipv6_fragment`: [`Program::Fragment`] for IPv6.
     Ipv6Fragment = 9,
@@ -172,11 +172,13 @@ pub enum Program {
     Ipv6Tell = 12,
     /// `xipvs_ipv6_icmp`: [`Program::Icmp`] for IPv6.
     Ipv6Icmp = 13,
+    /// `xipvs_tunnel_error`: an ICMP error about a packet in a tunnel.
+    TunnelError = 14,
 }
 
 impl Program {
     /// Slots in the program array.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 15;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]

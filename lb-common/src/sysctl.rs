@@ -52,6 +52,8 @@ sysctls! {
     AmDroprate = 0, "am_droprate", 10, [];
     /// In modes 1 and 2 of the defences, so many pages of the connection table, or an eighth of it, are to stay free.
     Amemthresh = 17, "amemthresh", 1024, [];
+    /// 1: what a mark's service has no destination for goes to its original address, if that is not the director's own.
+    CacheBypass = 10, "cache_bypass", 0, [];
     /// 1: a SYN for a closed connection makes a new one; 2 or 3: also for one in FIN_WAIT of which no answer was seen.
     ConnReuseMode = 1, "conn_reuse_mode", 1, [];
     /// 3: end half-open connections, a share of the table a second, and some idle ones; 1, 2: while the table is nearly full
@@ -67,8 +69,12 @@ sysctls! {
     LblcExpiration = 14, "lblc_expiration", 86_400, [];
     /// As lblc_expiration for lblcr; and a set that did not change for so many seconds loses a member.
     LblcrExpiration = 15, "lblcr_expiration", 86_400, [];
+    /// 1: a masquerading destination whose packet no connection has is told that the port is unreachable.
+    NatIcmpSend = 9, "nat_icmp_send", 0, [];
     /// 1: what goes around a packet in a tunnel must not be fragmented either if the packet must not.
     PmtuDisc = 5, "pmtu_disc", 1, [];
+    /// 1: an ICMP error that is about no connection, but a service's answer, makes one.
+    ScheduleIcmp = 8, "schedule_icmp", 0, [];
     /// 3: TCP goes by the state table for times of attack; 1, 2: while the table is nearly full (shown as 2); 0: never.
     SecureTcp = 16, "secure_tcp", 0, [0, 1, 2, 3];
     /// 1: any packet of SCTP but an ABORT makes a connection, not an INIT alone.

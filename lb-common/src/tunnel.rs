@@ -1,20 +1,24 @@
 //! The headers around a packet that goes to its destination through a tunnel.
 //!
 //! An outer IP header of either family around a packet of either family, and between them nothing (IPIP), a GRE
-//! header, or a UDP and a GUE header. Written into the packet's own bytes; nothing is ever unwrapped here.
+//! header, or a UDP and a GUE header. Written into the packet's own bytes; unwrapped is only what an ICMP error quotes.
 //! IPVS counterpart: `ip_vs_tunnel_xmit`, `ipvs_gre_encap` and `ipvs_gue_encap`. Sources: RFC 2003, RFC 2784, the
 //! draft of GUE (draft-ietf-intarea-gue), and what IPVS sends.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::checksum::{self, Sum};
 use crate::forward::{TunnelChecksum, TunnelType};
-use crate::packet::{Family, IPV4, IPV6};
+use crate::icmp::{self, Received};
+use crate::packet::{Family, Frame, IPV4, IPV6, MAX_TRANSPORT, UDP};
+use crate::tuple::Tuple;
 
 /// Bytes of a GRE header without a checksum.
 const GRE: usize = 4;
 /// Bytes that a GRE header's checksum takes, with the zeroes behind it.
 const GRE_CHECKSUM: usize = 4;
 /// Bytes of a UDP and a GUE header.
-const GUE: usize = crate::packet::UDP + 4;
+const GUE: usize = UDP + 4;
 
 /// Most bytes that lie between the outer and the inner IP header.
 pub const MAX_ENCAPSULATION: usize = GUE;
@@ -106,6 +110,12 @@ impl Tunnel {
         mtu.checked_sub(self.room(outer) as u16).filter(|mtu| *mtu >= least)
     }
 
+    /// Whether an outer IPv4 header of this protocol, and of UDP with this destination port, is this tunnel's.
+    #[inline(always)]
+    pub const fn is_of(self, protocol: u8, port: u16) -> bool {
+        protocol == self.protocol(Family::V4) && (!self.is_gue() || port == self.port)
+    }
+
     /// The IP protocol number in the outer header.
     #[inline(always)]
     pub const fn protocol(self, inner: Family) -> u8 {
@@ -117,6 +127,94 @@ impl Tunnel {
             inner.protocol()
         }
     }
+}
+
+/// What an ICMP error quotes of a packet inside the outer one of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inside {
+    /// Where its IP header begins.
+    pub network: u16,
+    /// Bytes that are quoted of it.
+    pub quoted: u16,
+    /// Its type of service.
+    pub service_type: u8,
+    /// It must not be fragmented.
+    pub dont_fragment: bool,
+    /// Its flow.
+    pub tuple: Tuple,
+}
+
+/// Reads the packet inside the one that an error quotes, both of IPv4, which is all that IPVS looks into; nothing if that is
+/// no tunnel's, or too little is quoted.
+#[doc(alias = "ipvs_udp_decap")]
+#[doc(alias = "ipvs_gre_decap")]
+#[inline(always)]
+pub fn read_inside(frame: &(impl Frame + ?Sized), error: &Received) -> Option<Inside> {
+    // Bounded at once: Linux 6.1 learns nothing of a value that was put aside from what it is compared with later.
+    let behind = usize::from(error.ports & 0xff);
+    let between = match error.tuple.transport() {
+        4 => 0,
+        47 => {
+            let [flags, version, a, b]: [u8; 4] = *frame.bytes(behind)?;
+            // Nothing but a checksum: neither key nor sequence number.
+            if flags & 0x7f != 0 || version != 0 || [a, b] != Family::V4.ethertype() {
+                return None;
+            }
+            if flags & 0x80 != 0 { GRE + GRE_CHECKSUM } else { GRE }
+        }
+        17 => {
+            let [first, protocol, ..]: [u8; 4] = *frame.bytes(behind + UDP)?;
+            // Version 0, no control message; the low bits are the words of options.
+            if first & 0xe0 != 0 || protocol != Family::V4.protocol() {
+                return None;
+            }
+            GUE + usize::from(first & 0x1f) * 4
+        }
+        _ => return None,
+    };
+    let network = behind + between;
+    let end = usize::from(error.network) + usize::from(error.length);
+    if network + IPV4 > MAX_TRANSPORT {
+        return None;
+    }
+    let header: &[u8; IPV4] = frame.bytes(network)?;
+    let header_length = usize::from(header[0] & 0x0f) * 4;
+    let fragment = u16::from_be_bytes([header[6], header[7]]);
+    let ports = network + header_length;
+    // A later fragment has no ports.
+    if header[0] >> 4 != 4 || header_length < IPV4 || fragment & 0x1fff != 0 || ports + 8 > end {
+        return None;
+    }
+    Some(Inside {
+        network: network as u16,
+        quoted: (end - network) as u16,
+        service_type: header[1],
+        dont_fragment: fragment & 0x4000 != 0,
+        tuple: icmp::flow(header, *frame.bytes(ports)?),
+    })
+}
+
+/// Seconds that the MTU of a path is remembered: the Linux stack's `ip_rt_mtu_expires`.
+pub const PATH_REMEMBERED: u32 = 600;
+
+/// The least that is believed of a path: the Linux stack's `ip_rt_min_pmtu`, 512 bytes and two headers.
+const LEAST_PATH: u16 = 552;
+
+/// The MTU of a path that was believed to take so much, after a router said that it takes less.
+#[inline(always)]
+pub const fn path_mtu(believed: u16, told: u16) -> u16 {
+    let told = if told < LEAST_PATH { LEAST_PATH } else { told };
+    if told < believed { told } else { believed }
+}
+
+/// What is known of the path to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Path {
+    /// The largest packet that it takes.
+    pub mtu: u32,
+    /// The tick until which that is believed.
+    pub until: u32,
 }
 
 /// The outer type of service: the inner one, but that "congestion experienced" becomes ECT(0), as what is experienced
@@ -304,6 +402,74 @@ mod tests {
         assert_eq!((IPIP.mtu(Family::V4, 88), IPIP.mtu(Family::V4, 87)), (Some(68), None));
         assert_eq!((IPIP.mtu(Family::V6, 1320), IPIP.mtu(Family::V6, 1319)), (Some(1280), None));
         assert_eq!(IPIP.mtu(Family::V4, 0), None);
+    }
+
+    /// A message about `quoted`, as far as [`read_inside`] looks at it: no link header.
+    fn about(protocol: u8, quoted: &[u8]) -> (std::vec::Vec<u8>, Received) {
+        let bytes = [&[0; 48][..], quoted].concat();
+        let tuple = Tuple { protocol, addresses: 0, ports: 0 };
+        let length = bytes.len() as u16;
+        let (network, transport, quoted, ports) = (0, 20, 28, 48);
+        let (service_type, time_to_live) = (0, 64);
+        (bytes, Received { network, transport, quoted, ports, length, service_type, time_to_live, tuple })
+    }
+
+    #[test]
+    fn the_packet_inside_is_found_behind_each_kind_of_header() {
+        let mut packet = [0u8; 28];
+        packet[..10].copy_from_slice(&[0x45, 0xb8, 0, 28, 0, 0, 0x40, 0, 63, 6]);
+        packet[12..20].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        packet[20..24].copy_from_slice(&[0x9c, 0x40, 0, 80]);
+        let rows: [(u8, &[u8], bool); 12] = [
+            (4, &[], true),
+            (47, &[0, 0, 8, 0], true),
+            (47, &[0x80, 0, 8, 0, 1, 2, 0, 0], true),
+            (47, &[0x20, 0, 8, 0, 1, 2, 3, 4], false),
+            (47, &[0, 1, 8, 0], false),
+            (47, &[0, 0, 0x86, 0xdd], false),
+            (17, &[1, 2, 3, 4, 0, 48, 0, 0, 0, 4, 0, 0], true),
+            (17, &[1, 2, 3, 4, 0, 52, 0, 0, 1, 4, 0, 0, 9, 9, 9, 9], true),
+            (17, &[1, 2, 3, 4, 0, 48, 0, 0, 0, 41, 0, 0], false),
+            (17, &[1, 2, 3, 4, 0, 48, 0, 0, 0x20, 4, 0, 0], false),
+            (41, &[], false),
+            (6, &[], false),
+        ];
+        for (protocol, between, found) in rows {
+            let (bytes, error) = about(protocol, &[between, &packet].concat());
+            let inside = read_inside(&bytes[..], &error);
+            let wanted = Inside {
+                network: 48 + between.len() as u16,
+                quoted: 28,
+                service_type: 0xb8,
+                dont_fragment: true,
+                tuple: Tuple::new(6, ([1, 2, 3, 4].into(), 40000), ([5, 6, 7, 8].into(), 80)),
+            };
+            assert_eq!(inside, found.then_some(wanted), "{protocol} {between:?}");
+        }
+        // Too little is quoted, and a later fragment.
+        let (bytes, error) = about(4, &packet[..27]);
+        assert_eq!(read_inside(&bytes[..], &error), None);
+        packet[7] = 1;
+        let (bytes, error) = about(4, &packet);
+        assert_eq!(read_inside(&bytes[..], &error), None);
+    }
+
+    #[test]
+    fn a_tunnel_knows_its_outer_headers() {
+        let gue = Tunnel { kind: 1, checksum: 0, port: 6080 };
+        let gre = Tunnel { kind: 2, checksum: 1, port: 6080 };
+        assert!(IPIP.is_of(4, 9) && !IPIP.is_of(47, 9) && !IPIP.is_of(41, 9));
+        assert!(gre.is_of(47, 9) && !gre.is_of(4, 9));
+        assert!(gue.is_of(17, 6080) && !gue.is_of(17, 6081) && !gue.is_of(4, 6080));
+    }
+
+    #[test]
+    fn a_path_is_believed_to_take_less_but_never_too_little() {
+        assert_eq!(
+            [1400, 1500, 9000, 552, 551, 0].map(|told| path_mtu(1500, told)),
+            [1400, 1500, 1500, 552, 552, 552]
+        );
+        assert_eq!(path_mtu(500, 0), 500);
     }
 
     #[test]

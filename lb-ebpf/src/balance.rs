@@ -6,6 +6,7 @@
 use aya_ebpf::programs::XdpContext;
 use lb_common::connection::{self as rules, Addresses, CLIENT_SIDE, Entry, SERVER_SIDE, is_past, is_stale};
 use lb_common::destination::AVAILABLE;
+use lb_common::icmp;
 use lb_common::packet::{self, Family, Packet};
 use lb_common::protocol::sctp::Event;
 use lb_common::protocol::{Protocol, tcp};
@@ -42,7 +43,8 @@ pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<(SettingsRef, Pack
     Ok((settings, headers::<IPV6>(context, settings, network)?))
 }
 
-/// As [`read`], into the scratch room; of a fragment what `xipvs_fragment` has put there.
+/// As [`read`], into the scratch room; of what has no ports what `xipvs_fragment` has put there, and of an ICMP error what
+/// `xipvs_icmp` has.
 #[inline(always)]
 pub fn keep<const IPV6: bool>(
     context: &XdpContext,
@@ -52,7 +54,7 @@ pub fn keep<const IPV6: bool>(
     let scratch = maps::scratch()?;
     let packet = match packet {
         Ok(packet) => scratch.keep::<IPV6>(packet),
-        Err(Reason::Fragment) => scratch.kept::<IPV6>(),
+        Err(Reason::Fragment | Reason::OtherProtocol | Reason::Icmp) => scratch.kept::<IPV6>(),
         Err(reason) => return Err(reason),
     };
     Ok((settings, packet, scratch))
@@ -220,7 +222,8 @@ fn unknown<const IPV6: bool>(
         // Where the rules that mark packets look for them.
         scratch.client_addresses = addresses;
     }
-    if service::find(settings, &tuple, &addresses, context.ingress_ifindex() as u32).is_some() {
+    let follows = scratch.follows;
+    if !follows && service::find(settings, &tuple, &addresses, context.ingress_ifindex() as u32).is_some() {
         if packet.is_later_fragment() {
             return Err(Reason::FragmentRefused);
         }
@@ -228,9 +231,17 @@ fn unknown<const IPV6: bool>(
     }
     if settings.concerns(tuple.raw_source()) {
         direct_reply::<IPV6>(settings, packet, &addresses, scratch, now)?;
-        return Err(Reason::NoReplyConnection);
+        if !follows {
+            if settings.sysctl(Sysctl::NatIcmpSend) != 0
+                && icmp::may_be_refused(tuple.transport(), packet.tcp_flags)
+            {
+                scratch.why = Reason::ReplyRefused;
+                return Ok(Verdict::GoOn(Program::Tell));
+            }
+            return Err(Reason::NoReplyConnection);
+        }
     }
-    Err(Reason::NoService)
+    Err(if follows { Reason::OtherProtocol } else { Reason::NoService })
 }
 
 /// An answer that passes the director on its way from a direct-routing destination: counted, and the state

@@ -386,12 +386,17 @@ pub extern "C" fn connection_victim_of(number: u32, now: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn connection_give_way(place: u32, now: u32) -> u32 {
-    let Some(Found { set, slot, .. }) = Found::at(place) else { return 0 };
-    let (role, tuple) = set.locked(|| {
-        let entry = set.entry(slot).copy();
-        (entry.role, if entry.role == SERVER_SIDE { entry.twin() } else { entry.tuple() })
-    });
-    let gone = if role == TEMPLATE { persistence::end(place, now) } else { remove(&tuple) };
+    let Some(found) = Found::at(place) else { return 0 };
+    // Apart, so that few values live over a call: there is no room for more on the stack of `xipvs_ipv6_open`.
+    let gone = if found.entry().role() == TEMPLATE {
+        persistence::end(place, now)
+    } else {
+        let tuple = found.set.locked(|| {
+            let entry = found.entry().copy();
+            if entry.role == SERVER_SIDE { entry.twin() } else { entry.tuple() }
+        });
+        remove(&tuple)
+    };
     if gone {
         maps::count_at(GAVE_WAY);
     }
@@ -676,6 +681,21 @@ pub fn remember_hop(found: Found, entry: &Entry) {
         // State and flags may have moved on since the copy was made.
         place.store(&Entry { state: now.state, flags: now.flags, ..*entry });
     }
+}
+
+/// Has the next packet of a flow ask for the way.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_forget_hop(addresses: u64, ports: u32, protocol: u32, now: u32) -> u32 {
+    let tuple = &Tuple { addresses, ports, protocol: protocol as u8 };
+    let Ok(settings) = settings() else { return 0 };
+    let Some(found) = find(tuple, home(tuple, settings)).and_then(Found::checked_again) else { return 0 };
+    found.set.locked(|| {
+        if found.holds(tuple) {
+            found.set.entry(found.slot).set_hop_until(connection::no_hop(now));
+        }
+    });
+    1
 }
 
 /// Ends in one set what is to end with its destination: connections of deleted ones where `expire_nodest_conn` says so, and

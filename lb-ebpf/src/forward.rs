@@ -72,7 +72,7 @@ pub fn resolve(
     let client_side = entry.role == CLIENT_SIDE;
     let tuple = packet.tuple;
     // As in IPVS, the way to a destination does not depend on who sends packets there.
-    let shared = client_side && !tuple.is_ipv6() && !entry.is_tunnelled();
+    let shared = client_side && !tuple.is_ipv6() && !entry.is_tunnelled() && !entry.is_bypass();
     if shared && maps::recall_hop(settings, entry, now) {
         return Ok(());
     }
@@ -155,8 +155,12 @@ pub fn resolve(
     }
     let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (fib.dmac, fib.smac);
     entry.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
-    // SAFETY: reading a plain number out of a union of plain numbers.
-    entry.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    entry.mtu = if tunnelled && fib.family == AF_INET {
+        maps::path_mtu(fib, now)
+    } else {
+        // SAFETY: reading a plain number out of a union of plain numbers.
+        unsafe { fib.__bindgen_anon_1.mtu_result }
+    };
     let timeout = settings.timeout(steady_state(entry.protocol));
     entry.hop_until = now.wrapping_add(quantum(timeout, settings.ticks_per_second()));
     if shared {
@@ -191,8 +195,10 @@ pub fn without_hop(
         NoHop::Local => Reason::LocalDestination,
     };
     if !entry.has_twin() {
-        // The stack would deliver the packet to the director itself: right for a local destination only.
-        return Err(if why == NoHop::Local { by_stack } else { Reason::NeighbourUnresolved });
+        // The stack would deliver the packet to the director itself: right for a local destination only, unless it has an
+        // address of its own to go to.
+        let stays = why == NoHop::Local || entry.is_bypass();
+        return Err(if stays { by_stack } else { Reason::NeighbourUnresolved });
     }
     // The stack takes the translated packet from here: it resolves the neighbour, or delivers it.
     Err(match translate(&mut Window::of(context), packet, entry, addresses) {
@@ -245,6 +251,9 @@ fn too_big(context: &XdpContext, packet: &Packet, entry: &Entry, addresses: &Add
         // The error quotes the packet with the hop taken off, as IPVS's does.
         take_hop(header);
         return Reason::TooBig;
+    }
+    if entry.is_bypass() {
+        return Reason::FragmentedByStack;
     }
     if !entry.has_twin() {
         return Reason::NotFragmented;
@@ -304,7 +313,7 @@ fn translate(window: &mut Window, packet: &Packet, entry: &Entry, addresses: &Ad
         let header = window.bytes_mut::<IPV4>(packet.network.into())?;
         translate_network(header, end, entry.address.to_ne_bytes(), Delta::unpack(entry.network_delta));
     }
-    if packet.is_later_fragment() {
+    if !packet.has_ports() {
         return Some(());
     }
     let port = entry.port.to_ne_bytes();

@@ -1,4 +1,5 @@
-//! Fragments: finds the ports of those that have none, and leaves the rest to whoever balances any packet.
+//! What has no ports: finds those of fragments, and those of the connection that packets of IPsec follow, and leaves the
+//! rest to whoever balances any packet.
 //!
 //! IPVS counterpart: `ip_vs_gather_frags`, which has the stack put datagrams together first. XDP can keep no packet
 //! back: a later fragment that comes before the first one of its datagram is left to the stack.
@@ -14,7 +15,7 @@ use crate::forward::Verdict;
 use crate::packet::Window;
 use crate::{balance, clock, maps};
 
-/// Puts a fragment's headers into the scratch room, with its datagram's ports.
+/// Puts the headers of a fragment, or of a packet of IPsec, into the scratch room, with the ports of its datagram or key exchange.
 #[inline(always)]
 pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let (settings, _, network) = balance::begin(context)?;
@@ -35,7 +36,11 @@ pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
     let now = clock::now(settings);
     let scratch = maps::scratch()?;
     scratch.datagram = fragment.datagram;
-    if packet.is_later_fragment() {
+    // A packet of IPsec has the ports of its key exchange, whatever part of it this is.
+    let follows = !packet.has_ports() && packet.tuple.ports != 0;
+    if follows {
+        // It is not in need of another's.
+    } else if packet.is_later_fragment() {
         let known = maps::recall(&scratch.datagram).ok_or(Reason::Fragment)?;
         if is_past(known.until, now) {
             return Err(Reason::Fragment);
@@ -48,5 +53,6 @@ pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
     }
     scratch.keep::<IPV6>(packet);
     scratch.is_untold = packet.is_later_fragment();
+    scratch.follows = follows;
     Ok(Verdict::GoOn(Program::Slow))
 }

@@ -5,12 +5,16 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::XdpContext;
-use lb_common::checksum::Sum;
+use lb_common::checksum::{Delta, Sum};
 use lb_common::connection::{Addresses, CLIENT_SIDE, Entry, is_past};
-use lb_common::forward::{End, translate_network_ipv6};
+use lb_common::destination::DestinationKey;
+use lb_common::forward::{End, take_hop, take_hop_ipv6, translate_network_ipv6};
 use lb_common::icmp::{self as rules, ERROR, ERROR_IPV6, Message, Received};
-use lb_common::packet::{Frame, Packet, ipv6_addresses};
+use lb_common::packet::{Frame, IPV4, Packet, ipv6_addresses};
+use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
+use lb_common::settings::Program;
+use lb_common::sysctl::Sysctl;
 
 use crate::forward::{self, NoHop, Verdict};
 use crate::maps::{self, Counted, Scratch, SettingsRef, Tunnelling};
@@ -28,9 +32,24 @@ pub fn tell<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let reason = scratch.why;
     let (kind, code) = rules::error_for(reason, IPV6).ok_or(reason)?;
     let mtu = if reason == Reason::TooBig { next_mtu(&scratch.client_side) } else { 0 };
-    let Addresses { source, destination, .. } = balance::addresses::<IPV6>(context, &packet)?;
+    let Addresses { source, mut destination, .. } = balance::addresses::<IPV6>(context, &packet)?;
     let tuple = packet.tuple;
-    let (told, from) = (tuple.raw_source().to_ne_bytes(), tuple.raw_destination().to_ne_bytes());
+    let (told, mut from) = (tuple.raw_source().to_ne_bytes(), tuple.raw_destination().to_ne_bytes());
+    if reason == Reason::ReplyRefused {
+        let [a, b, c, d] = told;
+        let sender = if IPV6 { source } else { [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0] };
+        let own = towards_masquerading::<IPV6>(&packet, sender).ok_or(Reason::NoReplyConnection)?;
+        let [[a, b, c, d, ..], _] = own.map(u64::to_ne_bytes);
+        (destination, from) = (own, [a, b, c, d]);
+        if packet.is_later_fragment() {
+            return Err(reason);
+        }
+        if packet.time_to_live <= 1 {
+            return Err(Reason::ReplyByStack);
+        }
+        // The error quotes the packet as it would have gone on.
+        take_hop_of::<IPV6>(context, &packet).ok_or(reason)?;
+    }
     if !(if IPV6 { rules::may_be_told_ipv6(source) } else { rules::may_be_told(told) })
         || !scratch.limit.take(clock::now(settings), settings.icmp_rate(), settings.ticks_per_second())
     {
@@ -62,7 +81,39 @@ pub fn tell<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         rules::write_error(header, from, told, identification, message, quote);
     }
     maps::count(reason);
+    let entry = &scratch.client_side;
+    // To IPVS, what the director says for the virtual address is an answer of a connection that does not masquerade.
+    if matches!(reason, Reason::TooBig | Reason::TimeExceeded | Reason::NoRoute) && !entry.has_twin() {
+        maps::count_packet(settings, entry.destination, Counted::Out, room as u16 + quoted);
+    }
     Ok(Verdict::Transmit)
+}
+
+/// Takes a hop off a packet.
+#[inline(always)]
+fn take_hop_of<const IPV6: bool>(context: &XdpContext, packet: &Packet) -> Option<()> {
+    let mut window = Window::of(context);
+    if IPV6 {
+        take_hop_ipv6(window.bytes_mut(packet.network.into())?);
+    } else {
+        take_hop(window.bytes_mut::<IPV4>(packet.network.into())?);
+    }
+    Some(())
+}
+
+/// The director's address towards the sender of a packet, as two words, if that is a masquerading destination.
+#[inline(always)]
+fn towards_masquerading<const IPV6: bool>(packet: &Packet, address: [u64; 2]) -> Option<[u64; 2]> {
+    let Packet { tuple, .. } = packet;
+    let family = if IPV6 { 6 } else { 4 };
+    let (port, protocol) = (tuple.raw_source_port(), tuple.transport());
+    let mut key = DestinationKey { address, port, protocol, family, reserved: 0 };
+    let found = maps::masquerading(&key).or_else(|| {
+        // That of a firewall mark takes any protocol.
+        key.protocol = 0;
+        maps::masquerading(&key)
+    });
+    found.filter(|own| *own != [0; 2])
 }
 
 /// The largest packet of a client that the way to its destination takes.
@@ -94,7 +145,22 @@ pub fn relay<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
     });
     scratch.is_untold = true;
     if !look::<IPV6>(false) {
-        return Err(about_client::<IPV6>(context, settings));
+        return match about_client::<IPV6>(context, settings) {
+            Reason::Icmp if settings.sysctl(Sysctl::ScheduleIcmp) != 0 && may_open(&error) => {
+                let scratch = maps::scratch()?;
+                if IPV6 {
+                    let quoted = ipv6_addresses(&Window::of(context), error.quoted.into());
+                    // The other way.
+                    let (destination, source) = quoted.ok_or(Reason::Icmp)?;
+                    scratch.client_addresses = Addresses { source, destination, ..Addresses::default() };
+                }
+                scratch.by_error = true;
+                Ok(Verdict::GoOn(Program::Open))
+            }
+            // About the outer packet of a tunnel, perhaps.
+            Reason::Icmp if !IPV6 => Ok(Verdict::GoOn(Program::TunnelError)),
+            reason => Err(reason),
+        };
     }
     let scratch = maps::scratch()?;
     let (packet, error) = (scratch.kept::<IPV6>(), scratch.kept_error());
@@ -125,6 +191,12 @@ pub fn relay<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
     forward::hand_over(context, &packet, entry)
 }
 
+/// Whether an error about an unknown flow may make a connection: IPsec's never do, nor what no service balances.
+#[inline(always)]
+fn may_open(error: &Received) -> bool {
+    error.ports != rules::NO_PORTS && Protocol::from_number(error.tuple.transport()).is_some()
+}
+
 /// Whether the quoted packet, of IPv6, is one between these two: its handles say so only nearly for sure.
 #[inline(always)]
 fn is_about(context: &XdpContext, error: &Received, source: [u64; 2], destination: [u64; 2]) -> bool {
@@ -152,7 +224,7 @@ fn about_client<const IPV6: bool>(context: &XdpContext, settings: SettingsRef) -
 
 /// Finds the living entry of the packet in the scratch room, or of one the other way, and copies it there.
 #[inline(always)]
-fn look<const IPV6: bool>(reversed: bool) -> bool {
+pub fn look<const IPV6: bool>(reversed: bool) -> bool {
     icmp_look(u32::from(IPV6), u32::from(reversed)) != 0
 }
 
@@ -199,7 +271,7 @@ fn without_hop<const IPV6: bool>(
 
 /// Whether the message's checksum is right.
 #[inline(always)]
-fn is_intact<const IPV6: bool>(context: &XdpContext, packet: &Packet) -> Result<bool, Reason> {
+pub fn is_intact<const IPV6: bool>(context: &XdpContext, packet: &Packet) -> Result<bool, Reason> {
     let header = packet.transport.wrapping_sub(packet.network);
     let length = packet.length.wrapping_sub(header);
     let sum = sum::sum(context, packet.transport.into(), length.into()).ok_or(Reason::Malformed)?;
@@ -228,7 +300,11 @@ fn translate<const IPV6: bool>(
     };
     let (network, quoted) = (usize::from(error.network), usize::from(error.quoted));
     let mut window = Window::of(context);
-    let port = rules::replace_port(window.bytes_mut(error.ports.into())?, inside, entry.port.to_ne_bytes());
+    let port = if error.ports == rules::NO_PORTS {
+        Delta::NONE
+    } else {
+        rules::replace_port(window.bytes_mut(error.ports.into())?, inside, entry.port.to_ne_bytes())
+    };
     let delta = if IPV6 {
         let (around, about) = (ipv6_addresses(&window, network)?, ipv6_addresses(&window, quoted)?);
         // The two ends are at opposite ends.

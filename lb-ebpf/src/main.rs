@@ -34,6 +34,7 @@ mod sum;
 mod sweep;
 mod tree;
 mod tunnel;
+mod tunnel_error;
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
@@ -123,7 +124,13 @@ pub fn xipvs_ipv6_icmp(context: XdpContext) -> u32 {
     act::<true>(&context, icmp::relay::<true>(&context))
 }
 
-/// Balances a fragment, by what is known of its datagram's ports.
+/// Tells a client of an ICMP error about the outer packet that one of its went in.
+#[xdp]
+pub fn xipvs_tunnel_error(context: XdpContext) -> u32 {
+    act::<false>(&context, tunnel_error::tell(&context))
+}
+
+/// Balances what has no ports: a fragment, by what is known of its datagram's, and IPsec, by its key exchange's.
 #[xdp]
 pub fn xipvs_fragment(context: XdpContext) -> u32 {
     act::<false>(&context, fragment::go_on::<false>(&context))

@@ -35,14 +35,23 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let (settings, packet, scratch) = balance::keep::<IPV6>(context)?;
     let tuple = packet.tuple;
     let now = clock::now(settings);
-    scratch.client_addresses = balance::addresses::<IPV6>(context, &packet)?;
+    let by_error = scratch.by_error;
+    if !by_error {
+        scratch.client_addresses = balance::addresses::<IPV6>(context, &packet)?;
+    }
     let seen = &scratch.client_addresses;
     let Some(slot) = service::find(settings, &tuple, seen, context.ingress_ifindex() as u32) else {
-        // It only looked like the beginning of a connection.
-        return Ok(Verdict::GoOn(Program::Slow));
+        return if !by_error {
+            // It only looked like the beginning of a connection.
+            Ok(Verdict::GoOn(Program::Slow))
+        } else if IPV6 {
+            Err(Reason::Icmp)
+        } else {
+            Ok(Verdict::GoOn(Program::TunnelError))
+        };
     };
     let service = ServiceRef::at(slot).ok_or(Reason::Internal)?;
-    if !opens(settings, tuple.transport(), packet.tcp_flags) {
+    if !by_error && !opens(settings, tuple.transport(), packet.tcp_flags) {
         return Err(Reason::NoConnection);
     }
     if tuple.source_port() == FTP_DATA {
@@ -52,36 +61,56 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         return Err(Reason::DropPacket);
     }
     let once = is_once(service, &tuple);
+    if once && by_error {
+        // Of a connection of one packet nothing would be left for the error to go with.
+        return Err(Reason::Icmp);
+    }
     // Before the destination is chosen: who deletes it begins an epoch afterwards.
     let epoch = settings.epoch();
-    let Choice { destination: id, template } = choose(slot, service, &tuple, seen, !once, now)?;
+    let Choice { destination: id, template } = match choose(slot, service, &tuple, seen, !once, now) {
+        Err(Reason::NoDestination) if !by_error && bypasses(settings, service) => {
+            Choice { destination: settings.destinations().wrapping_sub(1), template: 0 }
+        }
+        chosen => chosen?,
+    };
     let destination = DestinationRef::at(id).ok_or(Reason::Internal)?;
     let Scratch { client_side: entry, client_addresses, server_addresses, .. } = scratch;
     if IPV6 {
-        client_addresses.other = destination.address_ipv6();
+        client_addresses.other =
+            if is_bypass(destination) { client_addresses.destination } else { destination.address_ipv6() };
         *server_addresses = client_addresses.twin(CLIENT_SIDE);
     }
-    let port = port(service, &tuple, destination.port());
+    let port = if is_bypass(destination) { 0 } else { port(service, &tuple, destination.port()) };
     *entry = new_entry(settings, &packet, client_addresses, id, destination, port, now);
     entry.epoch = epoch;
     if !once {
         entry.template = template;
     }
-    let hop = if packet.time_to_live <= 1 {
+    let mut lifetime = settings.timeout(entry.state);
+    let hop = if by_error {
+        entry.state = rules::unmoved(tuple.protocol);
+        entry.flags |= INACTIVE;
+        lifetime = settings.ticks_per_second().wrapping_mul(rules::UNMOVED);
+        Ok(())
+    } else if packet.time_to_live <= 1 {
         Err(NoHop::Refused(Reason::TimeExceeded))
     } else {
         forward::resolve(context, settings, &packet, entry, client_addresses, now)
     };
-    let mut stored =
-        if once { Inserted::Stored } else { store(now.wrapping_add(settings.timeout(entry.state)), now) };
+    if entry.is_bypass() && hop == Err(NoHop::Local) {
+        // Its original address is the director's own.
+        return Err(Reason::NoDestination);
+    }
+    let deadline = now.wrapping_add(lifetime);
+    let mut stored = if once { Inserted::Stored } else { store(deadline, now) };
     if stored == Inserted::Full && make_room(settings, entry, now) {
-        stored = store(now.wrapping_add(settings.timeout(entry.state)), now);
+        stored = store(deadline, now);
     }
     if stored != Inserted::Stored {
         persistence::release(entry.template);
         // Another CPU was faster with a packet of the same flow: this one finds the connection now.
         return if stored == Inserted::Exists {
-            Ok(Verdict::GoOn(Program::Slow))
+            Ok(Verdict::GoOn(if by_error { Program::Icmp } else { Program::Slow }))
         } else {
             Err(Reason::TableFull)
         };
@@ -91,6 +120,11 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         connection::leave_destination(entry);
     } else {
         connection::time(&tuple, now);
+    }
+    if by_error {
+        maps::count_connection(settings, id);
+        // Which finds it now, and sends the error on.
+        return Ok(Verdict::GoOn(Program::Icmp));
     }
     maps::count_part(settings, id, Counted::New, &packet);
     match hop {
@@ -111,6 +145,19 @@ fn opens(settings: SettingsRef, transport: u8, flags: u8) -> bool {
     } else {
         true
     }
+}
+
+/// Whether what has no destination goes to its original address: `cache_bypass`, for services of firewall marks, behind
+/// which transparent caches stand.
+#[inline(always)]
+fn bypasses(settings: SettingsRef, service: ServiceRef) -> bool {
+    service.mark() != 0 && settings.sysctl(Sysctl::CacheBypass) != 0
+}
+
+/// Whether this stands in the place of a destination where there is none.
+#[inline(always)]
+fn is_bypass(destination: DestinationRef) -> bool {
+    destination.method() == ForwardingMethod::Bypass.number()
 }
 
 /// Whether a packet is a connection of its own, of which nothing is kept: one-packet scheduling, UDP only.
@@ -206,7 +253,7 @@ fn new_entry(
     now: u32,
 ) -> Entry {
     let nat = destination.method() == ForwardingMethod::Masquerade.number();
-    let flags = if nat { INACTIVE } else { INACTIVE | NO_OUTPUT };
+    let flags = if nat || is_bypass(destination) { INACTIVE } else { INACTIVE | NO_OUTPUT };
     let tuple = &packet.tuple;
     let secure = defence::acts(settings, Sysctl::SecureTcp);
     let Advance { state, flags, .. } =
@@ -227,7 +274,13 @@ pub fn client_side(
 ) -> Entry {
     let method = destination.method();
     let ipv6 = tuple.is_ipv6();
-    let address = if ipv6 { handle(addresses.other, settings.seed()) } else { destination.address() };
+    let address = if ipv6 {
+        handle(addresses.other, settings.seed())
+    } else if is_bypass(destination) {
+        tuple.raw_destination()
+    } else {
+        destination.address()
+    };
     let ports = (tuple.raw_destination_port().to_ne_bytes(), port.to_ne_bytes());
     let (network, transport) = if ipv6 {
         let delta = translation_ipv6((addresses.destination, ports.0), (addresses.other, ports.1));

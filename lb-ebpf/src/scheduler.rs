@@ -59,6 +59,9 @@ const BY_TREE: DestinationId = DestinationId::MAX - 1;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn scheduler_schedule(service: u32, source: u32, port: u32, destination: u32) -> u64 {
+    // IPVS takes the client for the destination that an ICMP error is about, as the packet that it quotes went there.
+    let by_error = maps::scratch().is_ok_and(|scratch| scratch.by_error);
+    let destination = if by_error { source } else { destination };
     choose(service, &Flow { source, port, destination }).map_or(NOBODY, u64::from)
 }
 

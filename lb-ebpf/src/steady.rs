@@ -38,7 +38,7 @@ pub fn general(context: &XdpContext) -> Result<Verdict, Reason> {
     }
     let packet = match balance::headers::<false>(context, settings, network) {
         Err(Reason::Icmp) => return Ok(Verdict::GoOn(Program::Icmp)),
-        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
+        Err(Reason::Fragment | Reason::OtherProtocol) => return Ok(Verdict::GoOn(Program::Fragment)),
         other => other?,
     };
     flow(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))
@@ -49,7 +49,7 @@ pub fn general(context: &XdpContext) -> Result<Verdict, Reason> {
 pub fn ipv6(context: &XdpContext) -> Result<Verdict, Reason> {
     let (settings, packet) = match balance::read::<true>(context) {
         Err(Reason::Icmp) => return Ok(Verdict::GoOn(Program::Icmp)),
-        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
+        Err(Reason::Fragment | Reason::OtherProtocol) => return Ok(Verdict::GoOn(Program::Fragment)),
         other => other?,
     };
     flow_ipv6(context, settings, &packet).unwrap_or(Ok(Verdict::GoOn(Program::Slow)))

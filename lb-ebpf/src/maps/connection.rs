@@ -204,6 +204,13 @@ impl EntryRef {
         }
     }
 
+    /// Stores until when the next hop is good. Under the set's lock only; one aligned word.
+    #[inline(always)]
+    pub fn set_hop_until(self, until: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).hop_until), until) }
+    }
+
     /// Stores state and flags. Under the set's lock only; readers may see the one without the other for a
     /// moment, which no decision depends on.
     #[inline(always)]

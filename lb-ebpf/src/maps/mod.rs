@@ -10,14 +10,14 @@ mod table;
 
 use core::ptr::{addr_of_mut, read_volatile, write_volatile};
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, bpf_fib_lookup, bpf_timer};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup, bpf_timer};
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
-use lb_common::connection::{AddressSet, Addresses, Entry, Set};
-use lb_common::destination::{CounterLine, Destination, DestinationId};
+use lb_common::connection::{AddressSet, Addresses, Entry, Set, is_past};
+use lb_common::destination::{CounterLine, Destination, DestinationId, DestinationKey, Masquerading};
 use lb_common::fragment::{Datagram, Ports};
 use lb_common::icmp::{Limit, Received};
 use lb_common::mark::Rule;
@@ -27,6 +27,7 @@ use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{Program, Settings, Vlan};
 use lb_common::stats::Estimator;
+use lb_common::tunnel::Path;
 use lb_common::tuple::{self, Tuple};
 
 use crate::machine::opaque;
@@ -34,7 +35,9 @@ use crate::tree::Renewal;
 
 pub use self::connection::{AddressesRef, EntryRef, SetRef};
 pub use self::settings::{SettingsRef, settings};
-pub use self::stats::{Counted, add_counted, count_packet, count_part, estimate, recall_hop, remember_hop};
+pub use self::stats::{
+    Counted, add_counted, count_connection, count_packet, count_part, estimate, recall_hop, remember_hop,
+};
 pub use self::table::{
     DestinationRef, MarksRef, ServiceRef, SetHeaderRef, arena_number, service_slot, service_slot_ipv6,
     set_arena_number,
@@ -88,6 +91,18 @@ pub fn recall(datagram: &Datagram) -> Option<Ports> {
 #[btf_map]
 static TUNNEL_SOURCES: Array<[u32; 4], 131072, MAPPED> = Array::new();
 
+/// The masquerading destinations, while `nat_icmp_send` asks for them; user space gives each entry its room.
+#[btf_map]
+static MASQUERADING: HashMap<DestinationKey, Masquerading, 131072, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// The director's address towards the masquerading destination at a key, as two words, if there is one.
+#[inline(always)]
+pub fn masquerading(key: &DestinationKey) -> Option<[u64; 2]> {
+    // SAFETY: the value is copied out at once; user space replaces it whole or deletes it.
+    unsafe { MASQUERADING.get(key).map(|value| read_volatile(&value.source)) }
+}
+
 /// Counters of each destination on each CPU: slot `cpu * destinations + destination`.
 #[btf_map]
 static COUNTERS: Array<CounterLine, 131072, MAPPED> = Array::new();
@@ -123,6 +138,34 @@ static FRAGMENTS: LruHashMap<Datagram, Ports, 16384> = LruHashMap::new();
 #[btf_map]
 static CACHE: LruHashMap<CacheKey, Cached, 32768> = LruHashMap::new();
 
+/// What ICMP errors have told about the way to destinations of tunnels, by their IPv4 address, loaded natively.
+#[btf_map]
+static PATHS: LruHashMap<u32, Path, 4096> = LruHashMap::new();
+
+/// The largest packet that the way takes which a lookup has found, by the kernel's word and by that of ICMP errors.
+#[inline(always)]
+pub fn path_mtu(found: &bpf_fib_lookup, now: u32) -> u16 {
+    // SAFETY: reading plain numbers out of unions of plain numbers; the value in the map is read word by word, and what
+    // another CPU writes there meanwhile is as good.
+    unsafe {
+        let mtu = found.__bindgen_anon_1.mtu_result;
+        let address: &u32 = &found.__bindgen_anon_4.ipv4_dst;
+        match PATHS.get(address) {
+            Some(path) if !is_past(read_volatile(&path.until), now) => {
+                mtu.min(read_volatile(&path.mtu) as u16)
+            }
+            _ => mtu,
+        }
+    }
+}
+
+/// Remembers the largest packet that the way to an address takes.
+#[inline(always)]
+pub fn remember_path(address: u32, path: Path) {
+    // If there is no room, the next error tells it again.
+    let _ = PATHS.insert(address, path, 0);
+}
+
 /// VLAN interfaces, by their index: a frame for one goes out of its parent with a tag.
 #[btf_map]
 static VLANS: HashMap<u32, Vlan, 4096> = HashMap::new();
@@ -156,6 +199,10 @@ pub struct Scratch {
     pub why: Reason,
     /// Nobody is told about the packet: it is an ICMP error itself, or a later fragment.
     pub is_untold: bool,
+    /// It is of IPsec, and follows the connection of its key exchange.
+    pub follows: bool,
+    /// It is the other way of what an ICMP error is about, and makes a connection without being sent itself.
+    pub by_error: bool,
     /// An ICMP error that came in.
     pub error: Received,
     /// What a connection's destination is cached under, by lblc or lblcr.
@@ -235,6 +282,8 @@ impl Scratch {
             time_to_live
         );
         self.is_untold = false;
+        self.follows = false;
+        self.by_error = false;
         self.kept::<IPV6>()
     }
 

@@ -31,6 +31,12 @@ pub fn count_packet(settings: SettingsRef, destination: DestinationId, what: Cou
     count(settings, destination, what, 1, length);
 }
 
+/// Counts a connection that no packet of its own has made.
+#[inline(always)]
+pub fn count_connection(settings: SettingsRef, destination: DestinationId) {
+    count(settings, destination, Counted::New, 0, 0);
+}
+
 /// Counts a packet, or a later fragment, whose datagram is counted already.
 #[inline(always)]
 pub fn count_part(settings: SettingsRef, destination: DestinationId, what: Counted, packet: &Packet) {

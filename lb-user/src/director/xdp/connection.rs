@@ -41,8 +41,12 @@ fn report(maps: &Maps, found: &TableEntry, expires: u32) -> ConnectionReport {
     let [client, virtual_address] = addresses(found);
     // Of a family of its own, perhaps, which the entry does not tell.
     let destination = maps.destinations.read(entry.destination);
-    let destination = destination
-        .map_or(IpAddr::from([0; 4]), |destination| address_of(destination.address, destination.family));
+    let destination = match destination {
+        Some(destination) if !entry.is_bypass() => address_of(destination.address, destination.family),
+        // There is none.
+        _ if tuple.is_ipv6() => IpAddr::from([0; 16]),
+        _ => IpAddr::from([0; 4]),
+    };
     // Templates of firewall marks have none.
     let protocol = match entry.role {
         TEMPLATE => template_protocol(entry.protocol) & !IPV6,

@@ -15,6 +15,7 @@ use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::scheduler::overload::Thresholds;
 use lb_common::service::Service as ServiceRecord;
 use lb_common::settings::Settings;
+use lb_common::sysctl::Sysctl;
 use zerocopy::FromZeros;
 
 use super::maps::Maps;
@@ -122,7 +123,8 @@ impl Slots {
             return Ok(id);
         }
         let settings = maps.settings();
-        if settings.destinations_used < settings.destinations {
+        // The last slot is for connections without a destination.
+        if settings.destinations_used < settings.destinations.saturating_sub(1) {
             let id = settings.destinations_used;
             maps.settings.store_u32(0, offset_of!(Settings, destinations_used), id + 1);
             return Ok(id);
@@ -161,7 +163,24 @@ fn store_word(maps: &Maps, id: DestinationId, status: u8, method: u8, tunnel: u8
     if let Some(record) = maps.destinations.read(id) {
         let word = u32::from_ne_bytes([record.protocol, status, method, tunnel]);
         maps.destinations.store_u32(id, offset_of!(Record, protocol), word);
+        if maps.settings().sysctls[Sysctl::NatIcmpSend as usize] != 0 {
+            let after = Record { status, method, tunnel, ..record };
+            for (record, change) in [(record, -1), (after, 1)] {
+                // Without room its packets are left alone, as without the sysctl.
+                let _ = count_masquerading(maps, id, &record, change);
+            }
+        }
     }
+}
+
+/// Lists a destination among those that masquerade, if it does, or takes it off that list.
+///
+/// # Errors
+///
+/// When there is no room.
+pub fn count_masquerading(maps: &Maps, id: DestinationId, record: &Record, change: i64) -> Result<()> {
+    let source = maps.tunnel_sources.read(id).unwrap_or_default();
+    record.masquerading().map_or(Ok(()), |key| maps.count_masquerading(&key, source, change))
 }
 
 fn store_status(maps: &Maps, id: DestinationId, status: u8) {

@@ -3,6 +3,7 @@
 //! Not here: what a change of the table means for them ([`super::table`]), and how they are made and pinned
 //! ([`super::lifecycle`]).
 
+use std::cell::RefCell;
 use std::mem::offset_of;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -12,7 +13,9 @@ use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::connection::{AddressSet, Addresses, Adopted, Adoption, Entry, Set, WAYS};
-use lb_common::destination::{CounterLine, Counters, Destination, DestinationId, Hop};
+use lb_common::destination::{
+    CounterLine, Counters, Destination, DestinationId, DestinationKey, Hop, Masquerading,
+};
 use lb_common::mark::Rule;
 use lb_common::protocol::{sctp, state, tcp};
 use lb_common::reason::{FELL, GAVE_WAY, REASON_SLOTS, Reason};
@@ -53,7 +56,11 @@ pub struct Maps {
     addresses: Mapped<AddressSet>,
     index: HashMap<MapData, u64, u32>,
     index_ipv6: HashMap<MapData, [u8; size_of::<ServiceKeyIpv6>()], u32>,
+    masquerading: RefCell<HashMap<MapData, KeyBytes, [u8; size_of::<Masquerading>()]>>,
 }
+
+/// A [`DestinationKey`] as the kernel takes it.
+type KeyBytes = [u8; size_of::<DestinationKey>()];
 
 /// A service's key in the index of its family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +133,8 @@ pub fn initialise(directory: &Path, sizes: &Sizes) -> Result<(), Error> {
     fresh.timeouts = timeouts_in_ticks(ticks_per_second, &Timeouts::default());
     fresh.sweep_stride = (sizes.sets / SWEEPS_PER_SECOND).max(1);
     settings.write(0, &Settings { layout: 0, ..fresh });
+    let destinations: Mapped<Destination> = mapped(directory, "DESTINATIONS")?;
+    destinations.write(sizes.destinations.saturating_sub(1), &Destination::bypass());
     // The mark that all is there comes last.
     settings.store_u32(0, offset_of!(Settings, layout), LAYOUT);
     Ok(())
@@ -167,6 +176,9 @@ impl Maps {
                 .map_err(|error| unavailable("SERVICE_INDEX", &error))?,
             index_ipv6: HashMap::try_from(index("SERVICE_INDEX_IPV6")?)
                 .map_err(|error| unavailable("SERVICE_INDEX_IPV6", &error))?,
+            masquerading: HashMap::try_from(index("MASQUERADING")?)
+                .map_err(|error| unavailable("MASQUERADING", &error))?
+                .into(),
         })
     }
 
@@ -233,6 +245,43 @@ impl Maps {
             IndexKey::V4(key) => self.index.remove(&zerocopy::transmute!(*key)),
             IndexKey::V6(key) => self.index_ipv6.remove(&zerocopy::transmute!(*key)),
         };
+    }
+
+    /// Counts one more or one less masquerading destination at a key, towards which the director has this address.
+    ///
+    /// # Errors
+    ///
+    /// When there is no room.
+    pub fn count_masquerading(
+        &self,
+        key: &DestinationKey,
+        source: [u8; 16],
+        change: i64,
+    ) -> Result<(), Error> {
+        let key: KeyBytes = zerocopy::transmute!(*key);
+        let mut map = self.masquerading.borrow_mut();
+        let known = map.get(&key, 0).map_or(0, |known| {
+            let known: Masquerading = zerocopy::transmute!(known);
+            known.count
+        });
+        let count = known.saturating_add_signed(change);
+        if count == 0 {
+            // Not there is as good as taken out.
+            let _ = map.remove(&key);
+            return Ok(());
+        }
+        let value = Masquerading { source: zerocopy::transmute!(source), count };
+        let value: [u8; size_of::<Masquerading>()] = zerocopy::transmute!(value);
+        map.insert(key, value, 0).map_err(|_| Error::Errno(libc::ENOMEM))
+    }
+
+    /// Forgets which destinations masquerade.
+    pub fn clear_masquerading(&self) {
+        let mut map = self.masquerading.borrow_mut();
+        let keys: Vec<_> = map.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            let _ = map.remove(&key);
+        }
     }
 
     /// What a destination has counted on all CPUs since its slot was taken.

@@ -1,4 +1,5 @@
-//! What follows from the records: the index, the count of services, the address filter. Made anew when a
+//! What follows from the records: the index, the count of services, the address filter, the list of destinations that
+//! masquerade. Made anew when a
 //! command was killed while it changed the table, and in part after deletions.
 
 use std::collections::HashSet;
@@ -6,6 +7,7 @@ use std::mem::offset_of;
 
 use lb_common::destination::{AVAILABLE, DRAINING, Destination, DestinationId, IN_USE};
 use lb_common::settings::{ADDRESS_SLOTS, Settings};
+use lb_common::sysctl::Sysctl;
 use lb_common::tuple;
 
 use super::maps::Maps;
@@ -102,6 +104,19 @@ pub fn refresh(maps: &Maps) {
     maps.settings.store_u32(0, offset_of!(Settings, services), services);
 }
 
+/// Lists the destinations that masquerade, if the packet program asks for them, else none.
+///
+/// # Errors
+///
+/// When there is no room.
+pub fn list_masquerading(maps: &Maps) -> Result<()> {
+    maps.clear_masquerading();
+    if maps.settings().sysctls[Sysctl::NatIcmpSend as usize] == 0 {
+        return Ok(());
+    }
+    destinations(maps).try_for_each(|(id, record)| destination::count_masquerading(maps, id, &record, 1))
+}
+
 /// Puts in order what a command left that was killed in the middle of a change.
 ///
 /// # Errors
@@ -125,5 +140,5 @@ pub fn repair(maps: &mut Maps) -> Result<()> {
         let _ = destination::delete(maps, &mut slots, id);
     }
     refresh(maps);
-    Ok(())
+    list_masquerading(maps)
 }

@@ -8,19 +8,16 @@ use lb_common::defence::{self, Fill};
 use lb_common::settings::Settings;
 use lb_common::sysctl::Sysctl;
 
-use super::Xdp;
+use super::{Xdp, repair};
 use crate::director::{Error, Result};
 
 /// What IPVS has and the packet program has not, with the reason.
 const REFUSED: &[(&str, &str)] = &[
     ("backup_only", "a director that shall not forward is one that is not attached"),
-    ("cache_bypass", "not built yet"),
     ("conntrack", "packets do not reach connection tracking"),
     ("debug_level", "the program logs nothing"),
     ("ignore_tunneled", "nothing is marked for others to ignore"),
-    ("nat_icmp_send", "not built yet"),
     ("run_estimation", "counting and rates cost the same either way"),
-    ("schedule_icmp", "not built yet"),
     ("snat_reroute", "answers are routed by the packet program"),
     ("sync_ports", "one socket is enough for what is told once a second"),
     ("sync_qlen_max", "nothing is queued: what is to be told is read from the table"),
@@ -63,6 +60,10 @@ impl Xdp {
             maps.settings.store_u32(0, offset, value);
             if matches!(sysctl, Sysctl::DropPacket | Sysctl::AmDroprate | Sysctl::Amemthresh) {
                 maps.settings.store_u32(0, offset_of!(Settings, drop_turn), 0);
+            }
+            if sysctl == Sysctl::NatIcmpSend {
+                // Kept only while somebody asks for it.
+                repair::list_masquerading(maps)?;
             }
             Ok(())
         })

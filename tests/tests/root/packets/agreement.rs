@@ -314,6 +314,8 @@ fn host_and_program_agree_on_random_frames() {
         Reason::NotFragmented,
         Reason::Icmp,
         Reason::IcmpChecksum,
+        Reason::TunnelError,
+        Reason::ReplyRefused,
     ];
     for reason in Reason::ALL.iter().filter(|reason| !elsewhere.contains(reason)) {
         assert!(reasons.contains_key(&Some(reason.name())), "{} in {reasons:?}", reason.name());

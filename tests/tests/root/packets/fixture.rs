@@ -33,6 +33,7 @@ use lb_common::protocol::state;
 use lb_common::reason::{Fate, Reason};
 use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::settings::{Settings, Vlan};
+use lb_common::tunnel;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity, setns, unshare};
 use nix::unistd::Pid;
@@ -395,6 +396,7 @@ impl Fixture {
         }
         forget::<{ size_of::<Datagram>() }, { size_of::<Ports>() }>("FRAGMENTS");
         forget::<{ size_of::<CacheKey>() }, { size_of::<Cached>() }>("CACHE");
+        forget::<{ size_of::<u32>() }, { size_of::<tunnel::Path>() }>("PATHS");
         maps::initialise(directory, &sizes()).unwrap();
         // What the director had found out is not so any more.
         let director = Xdp::open(directory).unwrap();

@@ -28,6 +28,8 @@ pub enum Transport {
     Udp { checksum: bool },
     /// A packet of SCTP with one chunk of this type.
     Sctp(u8),
+    /// Of this IP protocol, with nothing before the payload.
+    Other(u8),
 }
 
 /// SCTP's checksum: RFC 9260, appendix A, bit by bit.
@@ -91,6 +93,11 @@ impl Frame {
         Self::new(source, destination, Transport::Sctp(kind))
     }
 
+    /// A packet of an IP protocol without ports.
+    pub fn other(protocol: u8, source: SocketAddrV4, destination: SocketAddrV4) -> Self {
+        Self { payload: vec![0x5e; 40], ..Self::new(source, destination, Transport::Other(protocol)) }
+    }
+
     pub fn payload(self, payload: impl Into<Vec<u8>>) -> Self {
         Self { payload: payload.into(), ..self }
     }
@@ -147,6 +154,7 @@ impl Frame {
             Transport::Tcp(_) => IpNumber::TCP,
             Transport::Udp { .. } => IpNumber::UDP,
             Transport::Sctp(_) => IpNumber::SCTP,
+            Transport::Other(protocol) => IpNumber(protocol),
         };
         let payload = self.transport_bytes().len() as u16;
         let (source, destination) = (self.source.ip().octets(), self.destination.ip().octets());
@@ -188,6 +196,7 @@ impl Frame {
                 let (ports, tag) = ([from, to].map(u16::to_be_bytes), [0xca, 0xfe, 0xba, 0xbe]);
                 [&ports.concat()[..], &tag, &[0; 4], &[kind, 0], &length.to_be_bytes()].concat()
             }
+            Transport::Other(_) => Vec::new(),
         };
         bytes.extend_from_slice(&self.payload);
         if matches!(self.transport, Transport::Sctp(_)) {

@@ -10,13 +10,13 @@ use lb_common::settings::Settings;
 use super::fixture::{
     Action, CLIENTS, Counted, Expected, Fixture, SERVERS, TO_CLIENT, VIP, client, server, to_server,
 };
-use super::frame::{ACK, Frame, Mac, SYN};
+use super::frame::{ACK, Frame, Mac, RST, SYN};
 
 const LINK: [Mac; 2] = [[0x02; 6], [0x04; 6]];
 /// A router somewhere on the way.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 77);
 
-fn telling(lines: &str) -> Fixture {
+pub fn telling(lines: &str) -> Fixture {
     let fixture = Fixture::configured(lines);
     fixture.director.maps().settings.store_u32(0, offset_of!(Settings, icmp_rate), 1_000_000);
     fixture
@@ -24,20 +24,20 @@ fn telling(lines: &str) -> Fixture {
 
 /// An ICMP message.
 #[derive(Clone)]
-struct Message {
-    link: [Mac; 2],
-    tags: Vec<u8>,
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    time_to_live: u8,
-    service_type: u8,
+pub struct Message {
+    pub link: [Mac; 2],
+    pub tags: Vec<u8>,
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+    pub time_to_live: u8,
+    pub service_type: u8,
     /// Type, code, and the four bytes behind the checksum.
-    head: ([u8; 2], [u8; 4]),
-    quoted: Vec<u8>,
+    pub head: ([u8; 2], [u8; 4]),
+    pub quoted: Vec<u8>,
 }
 
 impl Message {
-    fn new(kind: u8, code: u8, from: Ipv4Addr, to: Ipv4Addr, quoted: Vec<u8>) -> Self {
+    pub fn new(kind: u8, code: u8, from: Ipv4Addr, to: Ipv4Addr, quoted: Vec<u8>) -> Self {
         Self {
             link: LINK,
             tags: Vec::new(),
@@ -50,11 +50,11 @@ impl Message {
         }
     }
 
-    fn sent(self, link: [Mac; 2]) -> Self {
+    pub fn sent(self, link: [Mac; 2]) -> Self {
         Self { link, time_to_live: self.time_to_live - 1, ..self }
     }
 
-    fn packet(&self) -> Vec<u8> {
+    pub fn packet(&self) -> Vec<u8> {
         let body = [&self.head.0[..], &[0, 0], &self.head.1, &self.quoted].concat();
         let sum = Sum16BitWords::new().add_slice(&body).ones_complement().to_le_bytes();
         let body = [&self.head.0[..], &sum, &self.head.1, &self.quoted].concat();
@@ -68,22 +68,22 @@ impl Message {
         [header.to_bytes().to_vec(), body].concat()
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         [self.link.concat(), self.tags.clone(), vec![8, 0], self.packet()].concat()
     }
 
-    fn counted_in(&self) -> Counted {
+    pub fn counted_in(&self) -> Counted {
         Counted { in_packets: 1, in_bytes: self.packet().len() as i64, ..Counted::NOTHING }
     }
 
-    fn counted_out(&self) -> Counted {
+    pub fn counted_out(&self) -> Counted {
         Counted { out_packets: 1, out_bytes: self.packet().len() as i64, ..Counted::NOTHING }
     }
 }
 
 /// Sends a message and compares all there is.
 #[track_caller]
-fn expect(
+pub fn expect(
     fixture: &mut Fixture,
     what: &str,
     interface: u32,
@@ -118,10 +118,23 @@ fn told(frame: &Frame, kind: u8, code: u8, mtu: u16, quoted: &Frame) -> Message 
     message
 }
 
-/// Checks what a frame's sender is told; the identification is a random number.
+/// Checks what a client is told; the identification is a random number.
 #[track_caller]
 fn expect_told(fixture: &Fixture, what: &str, frame: &Frame, reason: Reason, wanted: &Message) {
-    let outcome = fixture.send(CLIENTS, &frame.bytes());
+    expect_told_at(CLIENTS, fixture, what, frame, reason, wanted);
+}
+
+/// Checks what a frame's sender is told on the interface that it came in on.
+#[track_caller]
+fn expect_told_at(
+    interface: u32,
+    fixture: &Fixture,
+    what: &str,
+    frame: &Frame,
+    reason: Reason,
+    wanted: &Message,
+) {
+    let outcome = fixture.send(interface, &frame.bytes());
     assert_eq!((outcome.action, outcome.reason), (Action::Transmit, Some(reason)), "{what}");
     let network = 14 + frame.tags.len() * 4;
     let (mut header, _) = Ipv4Header::from_slice(&outcome.bytes[network..]).unwrap();
@@ -173,19 +186,32 @@ fn a_client_is_told_why_its_packet_goes_no_further() {
         ("-i", "10.0.0.11:80", "--tun-type gue --tun-port 6080 --tun-csum", 1468),
     ];
     for (number, (method, address, options, mtu)) in rows.into_iter().enumerate() {
-        let fixture = telling(&format!(
+        let mut fixture = telling(&format!(
             "-A -t 192.168.1.100:80 -s rr
              -a -t 192.168.1.100:80 -r {address} {method} {options}"
         ));
         let what = format!("row {number}");
+        let mut wanted = Counted::NOTHING;
         for flags in [SYN, ACK, ACK] {
             let frame = Frame::tcp(client(40000), VIP, flags).payload(vec![1; usize::from(mtu) - 39]);
             // The hop is taken off already.
             let quoted = frame.clone().time_to_live(63);
-            expect_told(&fixture, &what, &frame, Reason::TooBig, &told(&frame, 3, 4, mtu, &quoted));
+            let large = told(&frame, 3, 4, mtu, &quoted);
+            expect_told(&fixture, &what, &frame, Reason::TooBig, &large);
             let frame = Frame::tcp(client(40001), VIP, flags).time_to_live(1);
-            expect_told(&fixture, &what, &frame, Reason::TimeExceeded, &told(&frame, 11, 0, 0, &frame));
+            let late = told(&frame, 11, 0, 0, &frame);
+            expect_told(&fixture, &what, &frame, Reason::TimeExceeded, &late);
+            if method != "-m" {
+                wanted = wanted + large.counted_out() + late.counted_out();
+            }
         }
+        // Where the destination's answers have the virtual address, this is one too.
+        let counted = fixture.counted()[&address.parse().unwrap()];
+        assert_eq!(
+            (counted.out_packets, counted.out_bytes),
+            (wanted.out_packets, wanted.out_bytes),
+            "{what}"
+        );
     }
     let fixture = telling(
         "-A -t 192.168.1.100:80 -s rr
@@ -334,5 +360,161 @@ fn other_messages_pass() {
     for (what, message) in rows {
         let expected = (Action::Pass, Some(Reason::Icmp), message.bytes());
         expect(&mut fixture, what, CLIENTS, &message.bytes(), expected, &[]);
+    }
+}
+
+#[test]
+fn nat_icmp_send_refuses_answers_that_belong_to_nothing() {
+    let mut fixture = telling(
+        "-A -t 192.168.1.100:80 -s rr
+         -a -t 192.168.1.100:80 -r 10.0.0.11:8080 -m
+         -a -t 192.168.1.100:80 -r 10.0.0.12:80 -g
+         -A -u 192.168.1.100:53 -s rr
+         -a -u 192.168.1.100:53 -r 10.0.0.11:53 -m
+         -A -f 7 -s rr
+         -a -f 7 -r 10.0.0.13:99 -m",
+    );
+    let director = Ipv4Addr::new(10, 0, 0, 1);
+    let refused = |frame: &Frame| {
+        // Quoted as it would have gone on.
+        let message = told(frame, 3, 3, 0, &frame.clone().time_to_live(63));
+        Message { source: director, ..message }
+    };
+    let answer = Frame::tcp(server(1, 8080), client(40000), ACK);
+    let passes = |fixture: &mut Fixture, frame: &Frame| {
+        fixture.expect("passes", SERVERS, frame, Expected::Pass(Reason::NoReplyConnection), &[]);
+    };
+    passes(&mut fixture, &answer);
+    fixture.director.set_sysctl("nat_icmp_send", 1).unwrap();
+    let tag = |frame: Frame| frame.tagged(0x8100, 7).options([1, 1, 1, 0]).service_type(0xb8);
+    let rows = [
+        answer.clone(),
+        tag(answer.clone()),
+        answer.clone().payload([7; 1400]),
+        Frame::udp(server(1, 53), client(5000)),
+        Frame::tcp(server(3, 99), client(40000), SYN),
+        Frame::udp(server(3, 99), client(40000)),
+    ];
+    for frame in &rows {
+        let reason = Reason::ReplyRefused;
+        expect_told_at(SERVERS, &fixture, "refused", frame, reason, &refused(frame));
+    }
+    let old = answer.clone().time_to_live(1);
+    fixture.expect("the last hop", SERVERS, &old, Expected::Pass(Reason::ReplyByStack), &[]);
+    // Whoever aborts is not answered; other ports, and destinations that do not masquerade, are their own masters.
+    for frame in [
+        Frame::tcp(server(1, 8080), client(40000), RST),
+        Frame::tcp(server(1, 8080), client(40000), RST | ACK),
+        Frame::tcp(server(1, 8081), client(40000), ACK),
+        Frame::tcp(server(1, 53), client(40000), ACK),
+        Frame::udp(server(1, 8080), client(40000)),
+        Frame::tcp(server(2, 80), client(40000), ACK),
+    ] {
+        passes(&mut fixture, &frame);
+    }
+    // An answer of a connection is one.
+    fixture.ipvsadm("-e -t 192.168.1.100:80 -r 10.0.0.12:80 -g -w 0");
+    fixture.send(CLIENTS, &Frame::tcp(client(40000), VIP, SYN).bytes());
+    assert_eq!(fixture.send(SERVERS, &answer.bytes()).action, Action::Redirect);
+    // Changes of the table count at once: of the method, deleted and added again, and twice the same.
+    let other = Frame::tcp(server(1, 8080), client(41000), ACK);
+    let is_refused = |fixture: &Fixture, frame: &Frame| {
+        fixture.send(SERVERS, &frame.bytes()).reason == Some(Reason::ReplyRefused)
+    };
+    fixture.ipvsadm("-a -t 192.168.1.100:80 -r 10.0.0.14:80 -m");
+    assert!(is_refused(&fixture, &Frame::tcp(server(4, 80), client(1), ACK)));
+    fixture.ipvsadm("-e -t 192.168.1.100:80 -r 10.0.0.14:80 -g");
+    assert!(!is_refused(&fixture, &Frame::tcp(server(4, 80), client(1), ACK)));
+    fixture.ipvsadm(
+        "-A -t 192.168.1.101:80 -s rr
+         -a -t 192.168.1.101:80 -r 10.0.0.11:8080 -m
+         -d -t 192.168.1.100:80 -r 10.0.0.11:8080",
+    );
+    assert!(is_refused(&fixture, &other));
+    fixture.ipvsadm("-D -t 192.168.1.101:80");
+    assert!(!is_refused(&fixture, &other));
+    fixture.ipvsadm("-a -t 192.168.1.100:80 -r 10.0.0.11:8080 -m");
+    assert!(is_refused(&fixture, &other));
+    fixture.director.set_sysctl("nat_icmp_send", 0).unwrap();
+    passes(&mut fixture, &other);
+}
+
+#[test]
+fn schedule_icmp_has_an_error_make_a_connection() {
+    for options in ["-m", "-g", "-i"] {
+        let port = if options == "-m" { 8080 } else { 80 };
+        let mut fixture = telling(&format!(
+            "-A -t 192.168.1.100:80 -s rr
+             -a -t 192.168.1.100:80 -r 10.0.0.11:{port} {options}
+             -A -t 192.168.1.100:81 -s rr"
+        ));
+        let (client, real) = (client(40000), server(1, port));
+        let message = Message::new(3, 1, ROUTER, *VIP.ip(), Frame::tcp(VIP, client, ACK).packet());
+        let passed = (Action::Pass, Some(Reason::Icmp), message.bytes());
+        expect(&mut fixture, options, CLIENTS, &message.bytes(), passed, &[]);
+        fixture.director.set_sysctl("schedule_icmp", 1).unwrap();
+        for number in 0..2 {
+            let before = fixture.counted();
+            let outcome = fixture.send(CLIENTS, &message.bytes());
+            assert_eq!((outcome.action, outcome.reason), (Action::Redirect, None), "{options}");
+            assert_eq!(outcome.bytes[..6], to_server(1)[0]);
+            let made = Counted { connections: 1, inactive: 1, ..Counted::NOTHING };
+            let wanted = message.counted_in() + if number == 0 { made } else { Counted::NOTHING };
+            assert_eq!(fixture.counted()[&real] - before[&real], wanted, "{options}");
+        }
+        assert_eq!(fixture.states()[&client], "NONE");
+        // It lives for three seconds, unless a packet of its own comes.
+        fixture.wait(2900);
+        assert_eq!(fixture.send(CLIENTS, &Frame::tcp(client, VIP, ACK).bytes()).action, Action::Redirect);
+        assert_eq!(fixture.states()[&client], "ESTABLISHED");
+        let other = super::fixture::client(40001);
+        let about = Message::new(3, 1, ROUTER, *VIP.ip(), Frame::tcp(VIP, other, ACK).packet());
+        fixture.send(CLIENTS, &about.bytes());
+        fixture.wait(3100);
+        fixture.sweep();
+        assert_eq!(fixture.states().keys().collect::<Vec<_>>(), [&client]);
+        // Without a destination it ends here, and nobody is told; about IPsec, other ports and port 20 it passes.
+        let to = SocketAddrV4::new(*VIP.ip(), 81);
+        let nobody = Message::new(3, 1, ROUTER, *VIP.ip(), Frame::tcp(to, client, ACK).packet());
+        let dropped = (Action::Drop, Some(Reason::NoDestination), Vec::new());
+        expect(&mut fixture, options, CLIENTS, &nobody.bytes(), dropped, &[]);
+        let to = SocketAddrV4::new(*VIP.ip(), 82);
+        for (about, reason) in [
+            (Frame::tcp(to, client, ACK), Reason::Icmp),
+            (Frame::other(50, VIP, client), Reason::Icmp),
+            (Frame::tcp(VIP, super::fixture::client(20), ACK), Reason::SourcePort20),
+        ] {
+            let message = Message::new(3, 1, ROUTER, *VIP.ip(), about.packet());
+            let passed = (Action::Pass, Some(reason), message.bytes());
+            expect(&mut fixture, options, CLIENTS, &message.bytes(), passed, &[]);
+        }
+    }
+}
+
+#[test]
+fn an_error_chooses_the_destination_that_a_client_would_get() {
+    // By the client's address, whatever the error's own; dh hashes the client's in the place of the virtual address.
+    for (scheduler, by_client) in [("sh", true), ("mh", true), ("dh", false)] {
+        let mut fixture = Fixture::configured(&format!("-A -t 192.168.1.100:80 -s {scheduler}"));
+        for number in 1..=7 {
+            fixture.ipvsadm(&format!("-a -t 192.168.1.100:80 -r 10.0.0.{}:80 -m", 10 + number));
+        }
+        fixture.director.set_sysctl("schedule_icmp", 1).unwrap();
+        let to = |fixture: &Fixture, bytes: &[u8]| {
+            let outcome = fixture.send(CLIENTS, bytes);
+            assert_eq!(outcome.action, Action::Redirect);
+            outcome.bytes[33]
+        };
+        let mut differs = false;
+        for last in 2..12 {
+            let from = |port| SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, last), port);
+            let syn = Frame::tcp(from(1000), VIP, SYN);
+            let about = Frame::tcp(VIP, from(1001), ACK);
+            let message = Message::new(3, 1, ROUTER, *VIP.ip(), about.packet());
+            let (by_syn, by_error) = (to(&fixture, &syn.bytes()), to(&fixture, &message.bytes()));
+            assert!(!by_client || by_syn == by_error, "{scheduler}");
+            differs |= by_syn != by_error;
+        }
+        assert_ne!(differs, by_client, "{scheduler}");
     }
 }

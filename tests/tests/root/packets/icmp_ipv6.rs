@@ -242,3 +242,70 @@ fn other_messages_pass() {
     let outcome = fixture.send(CLIENTS, &message(1, about).bytes());
     assert_eq!((outcome.action, outcome.reason), (Action::Pass, Some(Reason::Icmp)));
 }
+
+#[test]
+fn nat_icmp_send_refuses_answers_that_belong_to_nothing() {
+    let mut fixture = Fixture::configured(WEB);
+    fixture.director.maps().settings.store_u32(0, offset_of!(Settings, icmp_rate), 1_000_000);
+    let answers = [
+        Frame::tcp(at("fd00:2::11", 8080), client(1), ACK),
+        Frame::udp(at("fd00:2::11", 5353), client(1), &[7]),
+    ];
+    for answer in &answers {
+        assert_eq!(fixture.send(SERVERS, &answer.bytes()).reason, Some(Reason::NoReplyConnection));
+    }
+    fixture.director.set_sysctl("nat_icmp_send", 1).unwrap();
+    for answer in &answers {
+        let quoted = Frame { hop_limit: 63, ..answer.clone() };
+        let mut message =
+            Message::new(1, 4, "fd00:2::1".parse().unwrap(), *answer.source.ip(), packet(&quoted));
+        message.link = [LINK[1], LINK[0]];
+        let outcome = fixture.send(SERVERS, &answer.bytes());
+        assert_eq!((outcome.action, outcome.reason), (Action::Transmit, Some(Reason::ReplyRefused)));
+        assert_eq!(outcome.bytes, message.bytes());
+    }
+    // By direct routing, another port, and a reset.
+    for frame in [
+        Frame::tcp(at("fd00:2::12", 81), client(1), ACK),
+        Frame::tcp(at("fd00:2::11", 5353), client(1), ACK),
+        Frame::tcp(at("fd00:2::11", 8080), client(1), super::frame::RST),
+    ] {
+        assert_eq!(fixture.send(SERVERS, &frame.bytes()).reason, Some(Reason::NoReplyConnection));
+    }
+}
+
+#[test]
+fn schedule_icmp_has_an_error_make_a_connection() {
+    let mut fixture = Fixture::configured(WEB);
+    fixture.director.set_sysctl("schedule_icmp", 1).unwrap();
+    let rows = [(80, true, at("fd00:2::11", 8080)), (53, false, at("fd00:2::11", 5353)), (81, true, vip(81))];
+    for (port, tcp, inside) in rows {
+        let flow = |from, to| if tcp { Frame::tcp(from, to, ACK) } else { Frame::udp(from, to, &[7]) };
+        let about = packet(&flow(vip(port), client(40000)));
+        // From a router.
+        let message = Message::new(1, 0, ROUTER.parse().unwrap(), *vip(port).ip(), about.clone());
+        for connections in [1, 0] {
+            let before = counted(&mut fixture, port);
+            let outcome = fixture.send(CLIENTS, &message.bytes());
+            assert_eq!((outcome.action, outcome.reason), (Action::Redirect, None), "{port}");
+            let destination = *inside.ip();
+            let quoted = with_checksum_of(&flow(inside, client(40000)), &about);
+            let out = Message { destination, quoted, ..message.clone() };
+            let number = if port == 81 { 2 } else { 1 };
+            assert_eq!(outcome.bytes, out.sent(to_server(number)).bytes(), "{port}");
+            let mut wanted = before;
+            (wanted[0], wanted[1]) = (before[0] + connections, before[1] + 1);
+            (wanted[2], wanted[6]) = (before[2] + message.length(), before[6] + connections);
+            assert_eq!(counted(&mut fixture, port), wanted, "{port}");
+        }
+    }
+    // Of IPv6 no error is about a tunnel's packet.
+    let message = Message::new(
+        1,
+        0,
+        ROUTER.parse().unwrap(),
+        *vip(99).ip(),
+        packet(&Frame::tcp(vip(99), client(1), ACK)),
+    );
+    assert_eq!(fixture.send(CLIENTS, &message.bytes()).reason, Some(Reason::Icmp));
+}

@@ -111,6 +111,7 @@ fn what_is_not_there_is_refused_by_name() {
         [
             ("am_droprate", 10),
             ("amemthresh", 1024),
+            ("cache_bypass", 0),
             ("conn_reuse_mode", 2),
             ("drop_entry", 0),
             ("drop_packet", 0),
@@ -118,7 +119,9 @@ fn what_is_not_there_is_refused_by_name() {
             ("expire_quiescent_template", 0),
             ("lblc_expiration", 86_400),
             ("lblcr_expiration", 86_400),
+            ("nat_icmp_send", 0),
             ("pmtu_disc", 1),
+            ("schedule_icmp", 0),
             ("secure_tcp", 0),
             ("sloppy_sctp", 0),
             ("sloppy_tcp", 0),

@@ -43,6 +43,7 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::General, "xipvs_general"),
     (Program::Ipv6Tell, "xipvs_ipv6_tell"),
     (Program::Ipv6Icmp, "xipvs_ipv6_icmp"),
+    (Program::TunnelError, "xipvs_tunnel_error"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";
@@ -93,6 +94,7 @@ fn make(pins: &Pins, sizes: &Sizes) -> Result<()> {
             .map_max_entries("ADDRESSES", sizes.sets)
             .map_max_entries("DESTINATIONS", sizes.destinations)
             .map_max_entries("TUNNEL_SOURCES", sizes.destinations)
+            .map_max_entries("MASQUERADING", sizes.destinations)
             .map_max_entries("COUNTERS", counters)
             .map_max_entries("RATES", sizes.destinations)
             .map_max_entries("SERVICES", sizes.services)
