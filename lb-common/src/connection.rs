@@ -102,6 +102,15 @@ impl Entry {
         zerocopy::transmute!(words)
     }
 
+    /// The second word of the entry of a flow in a state, but for what [`Entry::MARKS`] masks out.
+    #[inline(always)]
+    pub const fn mark(tuple: &Tuple, state: u8) -> u64 {
+        tuple.end() | (state as u64) << 56
+    }
+
+    /// What of its second word [`Entry::mark`] tells: neither role nor method.
+    pub const MARKS: u64 = !(0xffff << 40);
+
     /// The flow.
     #[inline(always)]
     pub const fn tuple(&self) -> Tuple {
@@ -442,13 +451,19 @@ pub const UNMOVED: u32 = 3;
 /// which only the deadline may have to move.
 #[inline(always)]
 pub const fn is_steady(protocol: u8, state: u8, flags: u8, tcp_flags: u8, out: bool) -> bool {
+    state == steady_state(protocol) && stays_steady(protocol, flags, tcp_flags, out)
+}
+
+/// [`is_steady`], of a connection in its [`steady_state`].
+#[inline(always)]
+pub const fn stays_steady(protocol: u8, flags: u8, tcp_flags: u8, out: bool) -> bool {
     const FLAGS: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
     let is_tcp = protocol & !IPV6 == Protocol::Tcp.number();
     let is_sctp = protocol & !IPV6 == Protocol::Sctp.number();
-    state == steady_state(protocol)
-        && !(is_tcp && tcp_flags & FLAGS != tcp::ACK)
-        && !(is_sctp && tcp_flags != sctp::Event::Data as u8)
-        && !(out && flags & NO_OUTPUT != 0)
+    let moves = is_tcp && tcp_flags & FLAGS != tcp::ACK
+        || is_sctp && tcp_flags != sctp::Event::Data as u8
+        || out && flags & NO_OUTPUT != 0;
+    !moves
 }
 
 /// Whether an entry that lives gives way to a new connection when there is no room: what is not established yet, or is

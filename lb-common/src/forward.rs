@@ -130,13 +130,6 @@ impl TunnelChecksum {
 /// Bytes of a TCP header that translation touches: up to its checksum.
 pub const TCP_PART: usize = 18;
 
-/// What one hop fewer adds to the checksum of an IPv4 header.
-#[inline(always)]
-fn hop_delta() -> Delta {
-    // The time to live is the upper half of a word; which of its values it has does not matter.
-    Delta::NONE.replace([1, 0], [0, 0])
-}
-
 /// Which end of a packet a translation replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -151,9 +144,17 @@ pub enum End {
 #[inline(always)]
 pub fn take_hop(header: &mut [u8; 20]) {
     header[8] = header[8].wrapping_sub(1);
-    let checksum = hop_delta().apply([header[10], header[11]]);
-    header[10] = checksum[0];
-    header[11] = checksum[1];
+    // The time to live is the upper half of a word, which of its values it has does not matter: the sum has one less of it,
+    // and its complement one more. What carries out comes in again, and of the two zeroes it becomes the one that RFC
+    // 1624 wants.
+    let checksum = u32::from(u16::from_ne_bytes([header[10], header[11]])) + const { word([1, 0]) };
+    let checksum = if checksum >= 0xffff { checksum + 1 } else { checksum };
+    [header[10], header[11]] = (checksum as u16).to_ne_bytes();
+}
+
+/// Two bytes as one number, loaded natively.
+const fn word(bytes: [u8; 2]) -> u32 {
+    u16::from_ne_bytes(bytes) as u32
 }
 
 /// Replaces an address of an IPv4 header; `delta` is what the new address makes of the checksum.
@@ -188,13 +189,19 @@ pub fn translate_network_ipv6(header: &mut [u8; 40], end: End, address: [u64; 2]
     }
 }
 
+/// Replaces a port of a transport header, in one piece.
+#[inline(always)]
+fn replace_port(header: &mut [u8], end: End, port: [u8; 2]) {
+    if let ([source, destination, ..], _) = header.as_chunks_mut::<2>() {
+        *(if end == End::Source { source } else { destination }) = port;
+    }
+}
+
 /// Replaces a port of a TCP header; `delta` is what the new address and port make of the checksum.
 #[doc(alias = "tcp_dnat_handler")]
 #[inline(always)]
 pub fn translate_tcp(header: &mut [u8; TCP_PART], end: End, port: [u8; 2], delta: Delta) {
-    let at = if end == End::Source { 0 } else { 2 };
-    header[at] = port[0];
-    header[at + 1] = port[1];
+    replace_port(header, end, port);
     let checksum = delta.apply([header[16], header[17]]);
     header[16] = checksum[0];
     header[17] = checksum[1];
@@ -204,9 +211,7 @@ pub fn translate_tcp(header: &mut [u8; TCP_PART], end: End, port: [u8; 2], delta
 #[doc(alias = "udp_dnat_handler")]
 #[inline(always)]
 pub fn translate_udp(header: &mut [u8; 8], end: End, port: [u8; 2], delta: Delta) {
-    let at = if end == End::Source { 0 } else { 2 };
-    header[at] = port[0];
-    header[at + 1] = port[1];
+    replace_port(header, end, port);
     let checksum = delta.apply_udp([header[6], header[7]]);
     header[6] = checksum[0];
     header[7] = checksum[1];

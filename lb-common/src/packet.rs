@@ -46,6 +46,11 @@ pub trait Frame {
 
     /// Bytes in the frame.
     fn length(&self) -> usize;
+
+    /// Whether the frame has so many bytes, which are not more than an IPv4 packet's behind a link header.
+    fn reaches(&self, bytes: usize) -> bool {
+        bytes <= self.length()
+    }
 }
 
 impl Frame for [u8] {
@@ -162,18 +167,19 @@ pub fn read_plain(frame: &(impl Frame + ?Sized)) -> Option<Packet> {
     const TRANSPORT: usize = ETHERNET + IPV4;
     let header: &[u8; TRANSPORT + TCP] = frame.bytes(0)?;
     let half = |at| u16::from_ne_bytes(field(header, at));
-    let is_plain =
-        half(12) == ETHERTYPE_IPV4.to_be() && header[ETHERNET] == 0x45 && half(20) & 0x3fffu16.to_be() == 0;
-    if !is_plain {
+    // The link's protocol number, and behind it version and header length.
+    const KIND: u32 = u32::from_ne_bytes([0x08, 0x00, 0x45, 0]);
+    let kind = u32::from_ne_bytes(field(header, 12)) & u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
+    if kind != KIND || half(20) & 0x3fffu16.to_be() != 0 {
         return None;
     }
-    let (protocol, length) = (header[23], u16::from_be(half(16)));
-    let (least, tcp_flags) = match protocol {
-        6 => (IPV4 + TCP, header[TRANSPORT + 13]),
-        17 => (IPV4 + UDP, 0),
+    let length = u16::from_be(half(16));
+    let (protocol, least, tcp_flags) = match header[23] {
+        6 => (6, IPV4 + TCP, header[TRANSPORT + 13]),
+        17 => (17, IPV4 + UDP, 0),
         _ => return None,
     };
-    if usize::from(length) < least || ETHERNET + usize::from(length) > frame.length() {
+    if usize::from(length) < least || !frame.reaches(ETHERNET + usize::from(length)) {
         return None;
     }
     Some(Packet {

@@ -1,6 +1,6 @@
 //! What the packet program must know before it looks at a packet, in one map element.
 //!
-//! User space writes it, but for the fields of the sweep. Kept small: its first lines are read for every packet.
+//! User space writes it, but for the fields of the sweep. Its first lines are read for every packet.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -8,7 +8,7 @@ use crate::protocol::state;
 use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
 #[doc(alias = "ftpsvc_counter")]
@@ -17,10 +17,24 @@ pub const WIDE_FTP: u32 = 1;
 #[doc(alias = "nullsvc_counter")]
 pub const WIDE_PORTS: u32 = 2;
 
-/// Slots of [`Settings::addresses`]; a power of two.
-pub const ADDRESS_SLOTS: usize = 4096;
+/// Slots of an [`AddressFilter`]; a power of two. With 20,000 addresses one in fourteen is not 0.
+pub const ADDRESS_SLOTS: usize = 1 << 18;
+
+/// Not 0 at the hash of every virtual address and every address of a destination: a packet between two addresses that have
+/// 0 is not ours. A byte each, so that asking takes one load: it is done for every packet.
+pub type AddressFilter = [u8; ADDRESS_SLOTS];
 
 /// The one element of the settings map.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SettingsElement {
+    /// The settings.
+    pub settings: Settings,
+    /// The filter.
+    pub addresses: AddressFilter,
+}
+
+/// The settings, which begin the element.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Settings {
@@ -87,9 +101,6 @@ pub struct Settings {
     pub reserved: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
-    /// Not 0 at the hash of every virtual address and every address of a destination: a packet between two
-    /// addresses that have 0 is not ours.
-    pub addresses: [u8; ADDRESS_SLOTS],
 }
 
 impl Settings {
@@ -128,11 +139,10 @@ impl Settings {
             draining: 0,
             reserved: 0,
             timeouts: [0; state::COUNT],
-            addresses: [0; ADDRESS_SLOTS],
         }
     }
 
-    /// The slot of an address (loaded natively) in [`Settings::addresses`].
+    /// The slot of an address (loaded natively) in an [`AddressFilter`].
     #[inline(always)]
     pub const fn address_slot(address: u32) -> usize {
         const SHIFT: u32 = u32::BITS - ADDRESS_SLOTS.trailing_zeros();

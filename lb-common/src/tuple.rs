@@ -130,16 +130,23 @@ impl Tuple {
         u16::from_be(self.raw_destination_port())
     }
 
+    /// What follows the addresses, as one number: as it lies in memory, on the little-endian machines that the packet program
+    /// is for.
+    #[inline(always)]
+    pub const fn end(self) -> u64 {
+        self.ports as u64 | (self.protocol as u64) << 32
+    }
+
     /// A 64-bit hash of the tuple under a secret seed, so that nobody outside can aim at one set.
     ///
     /// Two rounds of multiply and xor-shift, each a bijection of the running state (the constants are those
-    /// of Stafford's thirteenth variant of the SplitMix64 finaliser).
+    /// of Stafford's thirteenth variant of the SplitMix64 finaliser). The seed is in what the ports are mixed with, so that
+    /// it hides what they do too.
     #[inline(always)]
     pub const fn hash(self, seed: u64) -> u64 {
-        let ports = self.ports as u64 | (self.protocol as u64) << 32;
         let mut state = (self.addresses ^ seed).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         state ^= state >> 32;
-        state = (state ^ ports ^ seed.rotate_left(29)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        state = (state ^ self.end()).wrapping_mul(0x94d0_49bb_1331_11eb);
         state ^ state >> 29
     }
 }

@@ -99,7 +99,7 @@ fn take_over_connection(
     };
     let stored = store(now.wrapping_add(wanted.lifetime), now);
     if stored == Inserted::Stored {
-        connection::join_destination(entry);
+        connection::join_destination(entry, destination);
     } else {
         persistence::release(entry.template);
     }

@@ -116,17 +116,30 @@ impl Found {
 }
 
 /// The slot of a set that has this tag.
+#[inline(always)]
+fn slot_of(set: SetRef, tag: u32) -> Option<usize> {
+    slot_at(positions(set, tag))
+}
+
+/// As [`slot_of`], as a position for [`slot_at`]: a function of its own, so that those who need it rarely have the registers
+/// for what they do mostly.
+#[inline(never)]
+fn position_of(set: SetRef, tag: u32) -> u64 {
+    positions(set, tag)
+}
+
+/// The position, counted from 1, of the slot that has this tag, or 0.
 ///
 /// Written without a branch: tags of a set differ, so that at most one comparison contributes, and the
 /// verifier sees one unknown slot instead of seven known ones to follow separately.
 #[inline(always)]
-fn slot_of(set: SetRef, tag: u32) -> Option<usize> {
+fn positions(set: SetRef, tag: u32) -> u64 {
     let mut position = 0u64;
     for slot in 0..WAYS {
         let here = slot as u64 + 1;
         position |= equal(set.tag(slot), tag) & here;
     }
-    slot_at(position)
+    position
 }
 
 /// A slot of a set that is free: that of this home if it is, else the last, found without a branch too.
@@ -160,9 +173,9 @@ fn slot_at(position: u64) -> Option<usize> {
 }
 
 /// What is at home of a flow.
-pub enum AtHome {
-    /// A whole copy of its entry.
-    Entry(Entry),
+pub enum AtHome<T> {
+    /// Its entry.
+    Entry(T),
     /// Nothing: the table has no such flow.
     Nothing,
     /// One has to look closer: it is displaced, or being written.
@@ -173,7 +186,7 @@ pub enum AtHome {
 ///
 /// Looks into the slot first that most entries lie in, so that a packet reads one line of the table.
 #[inline(always)]
-pub fn read_at_home(home: Home, tuple: &Tuple) -> AtHome {
+pub fn read_at_home(home: Home, tuple: &Tuple) -> AtHome<Entry> {
     let Some(set) = SetRef::at(home.set) else { return AtHome::Unclear };
     if let Some(entry) = set.entry(home.slot()).try_read(tuple) {
         return AtHome::Entry(entry);
@@ -183,6 +196,22 @@ pub fn read_at_home(home: Home, tuple: &Tuple) -> AtHome {
         None if set.displaced() == 0 => AtHome::Nothing,
         None => AtHome::Unclear,
     }
+}
+
+/// As [`read_at_home`], but leaves the entry where it is, to be read in place: what was read is whole if the sequence number
+/// is still this one afterwards. The flow is told by its addresses and its [`Entry::mark`]; in another state it is none.
+#[inline(always)]
+pub fn look_at_home(home: Home, addresses: u64, mark: u64) -> AtHome<(EntryRef, u32)> {
+    let Some(set) = SetRef::at(home.set) else { return AtHome::Unclear };
+    let likely = set.entry(home.slot());
+    if let Some(sequence) = likely.sequence_of(addresses, mark) {
+        return AtHome::Entry((likely, sequence));
+    }
+    let Some(slot) = slot_at(position_of(set, home.tag)) else {
+        return if set.displaced() == 0 { AtHome::Nothing } else { AtHome::Unclear };
+    };
+    let other = set.entry(slot).settled();
+    other.sequence_of(addresses, mark).map_or(AtHome::Unclear, |sequence| AtHome::Entry((other, sequence)))
 }
 
 /// Finds the entry of a flow of IPv6 as [`read_at_home`] does.
@@ -287,37 +316,63 @@ pub extern "C" fn connection_put(number: u32, tag: u32, deadline: u32, side: u32
     } else {
         (&scratch.server_side, &scratch.server_addresses)
     };
-    let (Some(set), Some(beside)) = (SetRef::at(number), AddressesRef::at(number)) else { return PUT_FULL };
-    set.locked(|| {
-        let free = match slot_of(set, tag) {
-            None => free_slot(set, Home { tag, set: number }),
-            Some(same) if !set.entry(same).has(entry.addresses, entry.ports, entry.protocol) => None,
-            Some(_) if entry.role != SERVER_SIDE => return PUT_EXISTS,
-            // Two connections whose answers look alike: the newest wins, as in IPVS.
-            same => same,
-        };
-        let Some(free) = free else { return PUT_FULL };
-        set.entry(free).store_with(entry, || {
-            if entry.tuple().is_ipv6() {
-                beside.line(free).store(addresses);
-            }
-        });
-        set.set_deadline(free, deadline);
-        set.set_tag(free, tag);
-        PUT_STORED
-    })
+    let Some(beside) = AddressesRef::at(number) else { return PUT_FULL };
+    put(entry, Some((beside, addresses)), Home { tag, set: number }, deadline)
+}
+
+/// [`connection_put`], for who has the entry; without what lies `beside` of IPv4 only.
+#[inline(always)]
+fn put(entry: &Entry, beside: Option<(AddressesRef, &Addresses)>, home: Home, deadline: u32) -> u32 {
+    let Some(set) = SetRef::at(home.set) else { return PUT_FULL };
+    let tag = home.tag;
+    let _held = set.hold();
+    let free = match slot_of(set, tag) {
+        None => free_slot(set, home),
+        Some(same) if !set.entry(same).has(entry.addresses, entry.ports, entry.protocol) => None,
+        Some(_) if entry.role != SERVER_SIDE => return PUT_EXISTS,
+        // Two connections whose answers look alike: the newest wins, as in IPVS.
+        same => same,
+    };
+    let Some(free) = free else { return PUT_FULL };
+    set.entry(free).begin_store(entry);
+    if let Some((beside, addresses)) = beside
+        && entry.tuple().is_ipv6()
+    {
+        beside.line(free).store(addresses);
+    }
+    set.entry(free).end_store();
+    set.set_deadline(free, deadline);
+    set.set_tag(free, tag);
+    PUT_STORED
 }
 
 /// Puts a scratch entry into the table: into its home set, or into an alternate when that is full.
 #[inline(always)]
 pub fn insert(entry: &mut Entry, settings: SettingsRef, deadline: u32) -> Inserted {
     let home = home(&entry.tuple(), settings);
-    let side = entry.role.into();
-    match connection_put(home.set, home.tag, deadline, side) {
-        PUT_STORED => return Inserted::Stored,
-        PUT_EXISTS => return Inserted::Exists,
-        _ => {}
+    match connection_put(home.set, home.tag, deadline, entry.role.into()) {
+        PUT_FULL => displace(entry, home, settings, deadline),
+        done => Inserted::from(done),
     }
+}
+
+/// [`insert`], for IPv4 without a function's call where the home set is not full.
+#[inline(always)]
+pub fn insert_here(entry: &mut Entry, settings: SettingsRef, deadline: u32) -> Inserted {
+    if entry.tuple().is_ipv6() {
+        return insert(entry, settings, deadline);
+    }
+    let home = home(&entry.tuple(), settings);
+    match put(entry, None, home, deadline) {
+        PUT_FULL => displace(entry, home, settings, deadline),
+        done => Inserted::from(done),
+    }
+}
+
+/// Puts a scratch entry whose home set is full into an alternate.
+#[inline(always)]
+fn displace(entry: &mut Entry, home: Home, settings: SettingsRef, deadline: u32) -> Inserted {
+    let side = entry.role.into();
     let Some(set) = SetRef::at(home.set) else { return Inserted::Full };
     entry.flags |= DISPLACED;
     // Counted before it is stored, so that whoever could find it looks for it.
@@ -505,17 +560,15 @@ fn remove_twin(twin: &Tuple, of: &Tuple, settings: SettingsRef) {
 
 /// Counts a new connection at its destination.
 #[inline(always)]
-pub fn join_destination(entry: &Entry) {
-    if let Some(destination) = DestinationRef::at(entry.destination) {
-        let total = destination.add_total(1).wrapping_add(1);
-        if entry.flags & INACTIVE == 0 {
-            destination.add_active(1);
-        }
-        if destination.thresholds().overloaded_after_bind(total, false) {
-            destination.set_overloaded(true);
-        }
-        tree::touch(entry.destination, destination);
+pub fn join_destination(entry: &Entry, destination: DestinationRef) {
+    let total = destination.add_total(1).wrapping_add(1);
+    if entry.flags & INACTIVE == 0 {
+        destination.add_active(1);
     }
+    if destination.thresholds().overloaded_after_bind(total, false) {
+        destination.set_overloaded(true);
+    }
+    tree::touch(entry.destination, destination);
 }
 
 /// Takes a connection that has ended off its destination's counts.

@@ -14,7 +14,7 @@ use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
-use crate::maps::{self, DestinationRef, SettingsRef, Tunnelling};
+use crate::maps::{self, DestinationRef, Link, SettingsRef, Translation, Tunnelling};
 use crate::packet::{Window, move_head};
 use crate::sctp;
 
@@ -290,17 +290,40 @@ pub fn hand_over(context: &XdpContext, packet: &Packet, entry: &Entry) -> Result
     }
     let family = if packet.tuple.is_ipv6() { Family::V6 } else { Family::V4 };
     write_link(context, packet, entry, family, 0)?;
-    Ok(out(context, entry))
+    Ok(out(context, entry.interface))
 }
 
 /// The verdict for a packet that is as its next hop wants it.
 #[inline(always)]
-pub fn out(context: &XdpContext, entry: &Entry) -> Verdict {
-    if entry.interface == context.ingress_ifindex() as u32 {
+pub fn out(context: &XdpContext, interface: u32) -> Verdict {
+    if interface == context.ingress_ifindex() as u32 {
         Verdict::Transmit
     } else {
-        Verdict::Redirect(entry.interface)
+        Verdict::Redirect(interface)
     }
+}
+
+/// Replaces what NAT replaces in a packet of the plainest shape, see [`read_plain`](lb_common::packet::read_plain).
+#[inline(always)]
+pub fn translate_plain(window: &mut Window, protocol: u8, out: bool, by: Translation) -> Option<()> {
+    let end = if out { End::Source } else { End::Destination };
+    translate_network(window.bytes_mut(ETHERNET)?, end, by.address.to_ne_bytes(), by.network);
+    let port = by.port.to_ne_bytes();
+    if protocol == Protocol::Tcp.number() {
+        translate_tcp(window.bytes_mut(ETHERNET + IPV4)?, end, port, by.transport);
+    } else {
+        translate_udp(window.bytes_mut(ETHERNET + IPV4)?, end, port, by.transport);
+    }
+    Some(())
+}
+
+/// Takes a hop off a packet of the plainest shape, and puts it onto a link without tags.
+#[inline(always)]
+pub fn address_plain(window: &mut Window, link: Link) -> Option<()> {
+    take_hop(window.bytes_mut(ETHERNET)?);
+    *window.bytes_mut(0)? = link.first.to_ne_bytes();
+    *window.bytes_mut(8)? = link.rest.to_ne_bytes();
+    Some(())
 }
 
 /// Replaces the address and the port that a NAT connection replaces.

@@ -111,6 +111,13 @@ pub fn settled<T>(pointer: *mut T) -> *mut T {
     pointer
 }
 
+/// As [`settled`]: what the compiler has in registers of what is behind the reference, it writes before and reads again.
+#[inline(always)]
+pub fn settled_reference<T>(reference: &mut T) -> &mut T {
+    // SAFETY: the pointer is the reference's own, which is not used again while the other lives.
+    unsafe { &mut *settled(core::ptr::from_mut(reference)) }
+}
+
 /// The same number, of which the compiler now knows nothing.
 #[inline(always)]
 pub fn opaque(number: u64) -> u64 {

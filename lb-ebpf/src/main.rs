@@ -47,7 +47,7 @@ use crate::forward::Verdict;
 /// Balances a packet in its flow's steady state; leaves any other to [`xipvs_slow`], and odd shapes to [`xipvs_general`].
 #[xdp]
 pub fn xipvs(context: XdpContext) -> u32 {
-    act::<false>(&context, steady::plain(&context))
+    steady::plain(&context, |outcome| act::<false>(&context, outcome))
 }
 
 /// [`xipvs`], for packets of any shape: tags, options, other protocols.

@@ -29,14 +29,16 @@ const FTP_DATA: u16 = 20;
 /// The port of FTP's control connections.
 const FTP: u16 = 21;
 
-/// Makes a connection for a packet that a service takes, and sends the packet on.
+/// Makes a connection for a packet that a service takes, and sends the packet on. Its headers are in the scratch room, where
+/// [`Scratch::put`] has left them.
 #[inline(always)]
 pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, packet, scratch) = balance::keep::<IPV6>(context)?;
+    let (settings, scratch) = (maps::settings()?, maps::scratch()?);
+    let packet = scratch.kept::<IPV6>();
     let tuple = packet.tuple;
     let now = clock::now(settings);
     let by_error = scratch.by_error;
-    if !by_error {
+    if IPV6 && !by_error {
         scratch.client_addresses = balance::addresses::<IPV6>(context, &packet)?;
     }
     let seen = &scratch.client_addresses;
@@ -81,11 +83,9 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         *server_addresses = client_addresses.twin(CLIENT_SIDE);
     }
     let port = if is_bypass(destination) { 0 } else { port(service, &tuple, destination.port()) };
-    *entry = new_entry(settings, &packet, client_addresses, id, destination, port, now);
-    entry.epoch = epoch;
-    if !once {
-        entry.template = template;
-    }
+    let template = if once { 0 } else { template };
+    let new = new_entry(settings, &packet, client_addresses, id, destination, port, now);
+    maps::lay(entry, &Entry { epoch, template, ..new });
     let mut lifetime = settings.timeout(entry.state);
     let hop = if by_error {
         entry.state = rules::unmoved(tuple.protocol);
@@ -115,7 +115,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
             Err(Reason::TableFull)
         };
     }
-    connection::join_destination(entry);
+    connection::join_destination(entry, destination);
     if once {
         connection::leave_destination(entry);
     } else {
@@ -215,18 +215,17 @@ pub fn store(deadline: u32, now: u32) -> Inserted {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn open_store(deadline: u32, now: u32) -> u32 {
-    let (Ok(settings), Ok(Scratch { client_side: entry, server_side: answer, .. })) =
-        (maps::settings(), maps::scratch())
-    else {
+    let (Ok(settings), Ok(scratch)) = (maps::settings(), maps::scratch()) else {
         return Inserted::Full as u32;
     };
+    let Scratch { client_side: entry, server_side: answer, .. } = scratch;
     entry.flags &= !DISPLACED;
-    let stored = connection::insert(entry, settings, deadline);
+    let stored = connection::insert_here(entry, settings, deadline);
     if stored != Inserted::Stored || !entry.has_twin() {
         return stored as u32;
     }
-    *answer = answer_to(entry, now);
-    if connection::insert(answer, settings, deadline) == Inserted::Full {
+    maps::lay(answer, &answer_to(entry, now));
+    if connection::insert_here(answer, settings, deadline) == Inserted::Full {
         connection::abandon(&entry.tuple());
         return Inserted::Full as u32;
     }
@@ -282,7 +281,9 @@ pub fn client_side(
         destination.address()
     };
     let ports = (tuple.raw_destination_port().to_ne_bytes(), port.to_ne_bytes());
-    let (network, transport) = if ipv6 {
+    let (network, transport) = if method != ForwardingMethod::Masquerade.number() {
+        (Delta::NONE, Delta::NONE)
+    } else if ipv6 {
         let delta = translation_ipv6((addresses.destination, ports.0), (addresses.other, ports.1));
         (Delta::NONE, delta)
     } else {

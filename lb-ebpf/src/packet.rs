@@ -1,5 +1,6 @@
 //! The door to a packet's bytes: every pointer into a packet is made here, and only after its bounds check.
 
+use core::hint::assert_unchecked;
 use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::bindings::xdp_md;
@@ -28,7 +29,10 @@ impl Window {
     /// The packet as it lies now; made anew after every change of its head.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
-        Self { start: context.data(), end: context.data_end(), context: context.ctx }
+        let start = context.data();
+        // SAFETY: the kernel has no packet at address 0. Else every range that is found would be compared with that.
+        unsafe { assert_unchecked(start != 0) };
+        Self { start, end: context.data_end(), context: context.ctx }
     }
 
     /// As [`Window::of`].
@@ -76,6 +80,12 @@ impl Frame for Window {
         }
         // SAFETY: as above.
         Some(unsafe { &*(from as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn reaches(&self, bytes: usize) -> bool {
+        // Hidden, so that the compiler concludes nothing from it for the comparisons of pointers that the verifier wants to see.
+        self.start as u64 + opaque(bytes as u64) <= self.end as u64
     }
 
     #[inline(always)]

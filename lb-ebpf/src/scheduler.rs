@@ -17,10 +17,10 @@ use lb_common::scheduler::twos::TwoChoices;
 use lb_common::scheduler::wlc::WeightedLeastConnections;
 use lb_common::scheduler::wrr::{Ladder, WeightedRoundRobin};
 use lb_common::scheduler::{Candidate, Cursor, MAX_PASSES, Scheduler, Search, address, dh, mh, sh};
-use lb_common::service::{SetHeader, flags};
+use lb_common::service::{LINE, SetHeader, flags};
 use lb_common::tuple::Tuple;
 
-use crate::machine::opaque;
+use crate::machine::{opaque, settled_reference};
 use crate::maps::{self, DestinationRef, ServiceRef, SetHeaderRef};
 use crate::{locality, tree};
 
@@ -229,7 +229,9 @@ fn with_cursor<S: Search + 'static>(
 /// One search: the choice, and the cursor after it.
 #[inline(always)]
 fn search<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> (Option<u32>, u64) {
-    let Some(search) = run(line, header, search) else { return (None, 0) };
+    let few = header.length <= LINE as u32;
+    let done = if few { run_over_few(line, header, search) } else { run(line, header, search) };
+    let Some(search) = done else { return (None, 0) };
     let (position, after) = search.finish();
     (position, after.into())
 }
@@ -258,6 +260,44 @@ pub fn run_over<S: Search + 'static>(line: u32, length: u32, search: S) -> Optio
         }
     }
     Some(&pass.search)
+}
+
+/// [`run`], over no more than a line of destinations: so few that the calls of a loop would cost more than what they do.
+#[inline(always)]
+fn run_over_few<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -> Option<&'static S> {
+    let pass = Pass { search, line: line + 1, length: header.length, first: 0 };
+    let pass = maps::keep_search(pass)?;
+    for _ in 0..MAX_PASSES {
+        pass.first = pass.search.first();
+        consider_few(pass);
+        if !pass.search.again() {
+            break;
+        }
+    }
+    Some(&pass.search)
+}
+
+/// Shows the search all destinations, in turn.
+#[inline(always)]
+fn consider_few<S: Search>(pass: &mut Pass<S>) {
+    let Some(numbers) = maps::arena_line(pass.line) else { return };
+    if pass.first >= pass.length {
+        pass.first = 0;
+    }
+    let mut index = 0;
+    while index < LINE as u32 && index < pass.length {
+        // In the map all the time: what the search has seen is just numbers to the verifier, whatever way led to them.
+        let pass = settled_reference(pass);
+        let mut position = pass.first.wrapping_add(index);
+        if position >= pass.length {
+            position = position.wrapping_sub(pass.length);
+        }
+        let Some(candidate) = candidate(numbers.number(position)) else { return };
+        if pass.search.consider(position, &candidate) {
+            return;
+        }
+        index = opaque(u64::from(index) + 1) as u32;
+    }
 }
 
 /// The loop's callback: shows the search one destination; 1 ends the loop.

@@ -53,7 +53,7 @@ pub fn send_at_once(
     let hash = packet.tuple.hash(settings.seed()) as u32;
     write_ipv4(context, at, tunnel, inner, ends).ok_or(Reason::Malformed)?;
     write_inside(context, at + IPV4, tunnel, inner, hash, None).ok_or(Reason::Malformed)?;
-    Ok(forward::out(context, entry))
+    Ok(forward::out(context, entry.interface))
 }
 
 /// Takes a hop off the packet inside, and says what the outer header wants to know of it.
@@ -64,21 +64,25 @@ fn take<const INNER_IPV6: bool>(
     packet: &Packet,
 ) -> Result<Inner, Reason> {
     let mut window = Window::of(context);
-    let (family, dont_fragment) = if INNER_IPV6 {
+    if INNER_IPV6 {
         take_hop_ipv6(window.bytes_mut(packet.network.into()).ok_or(Reason::Malformed)?);
-        (Family::V6, false)
-    } else {
-        let header = window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?;
-        let dont_fragment = header[6] & DONT_FRAGMENT != 0;
-        take_hop(header);
-        (Family::V4, dont_fragment && settings.sysctl(Sysctl::PmtuDisc) != 0)
-    };
+        return Ok(Inner {
+            family: Family::V6,
+            length: packet.length,
+            service_type: packet.service_type,
+            time_to_live: packet.time_to_live - 1,
+            dont_fragment: false,
+        });
+    }
+    let header = window.bytes_mut::<IPV4>(packet.network.into()).ok_or(Reason::Malformed)?;
+    take_hop(header);
     Ok(Inner {
-        family,
+        family: Family::V4,
         length: packet.length,
-        service_type: packet.service_type,
-        time_to_live: packet.time_to_live - 1,
-        dont_fragment,
+        // Read here, so that packets that need no tunnel need not put them aside.
+        service_type: header[1],
+        time_to_live: header[8],
+        dont_fragment: header[6] & DONT_FRAGMENT != 0 && settings.sysctl(Sysctl::PmtuDisc) != 0,
     })
 }
 
@@ -195,7 +199,7 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
     let at = at + room - tunnel.encapsulation();
     let sums = payload.map(|payload| (payload, pseudo));
     write_inside(context, at, tunnel, inner, hash, sums).ok_or(Reason::Malformed)?;
-    by_stack.map_or_else(|| Ok(forward::out(context, entry)), Err)
+    by_stack.map_or_else(|| Ok(forward::out(context, entry.interface)), Err)
 }
 
 /// Makes room behind the link header, which stays as it is but for the family, for the stack; returns where it begins.

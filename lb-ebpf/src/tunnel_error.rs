@@ -107,7 +107,7 @@ pub fn tell(context: &XdpContext) -> Result<Verdict, Reason> {
         Ok(()) => {
             let way = &maps::scratch()?.server_side;
             forward::write_link(context, &message, way, Family::V4, 0)?;
-            Ok(forward::out(context, way))
+            Ok(forward::out(context, way.interface))
         }
         // The stack forwards it.
         Err(NoHop::Neighbour) => Err(Reason::NeighbourByStack),

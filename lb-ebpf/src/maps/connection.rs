@@ -4,6 +4,7 @@ use core::mem::offset_of;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
+use lb_common::checksum::Delta;
 use lb_common::connection::{AddressSet, Addresses, CONTROLS, Entry, Set, TIMEOUT, WAYS};
 use lb_common::tuple::Tuple;
 
@@ -101,9 +102,44 @@ impl Drop for Held {
     }
 }
 
+/// The twelve bytes that a frame begins with, the first eight and the others, loaded natively.
+#[derive(Clone, Copy)]
+pub struct Link {
+    /// The destination's link address and two bytes of the source's.
+    pub first: u64,
+    /// The rest of the source's.
+    pub rest: u32,
+}
+
+/// What NAT replaces in a packet, as in [`Entry`].
+#[derive(Clone, Copy)]
+pub struct Translation {
+    /// [`Entry::address`].
+    pub address: u32,
+    /// [`Entry::port`].
+    pub port: u16,
+    /// [`Entry::network_delta`].
+    pub network: Delta,
+    /// [`Entry::transport_delta`].
+    pub transport: Delta,
+}
+
 /// An entry of the connection table.
 #[derive(Clone, Copy)]
 pub struct EntryRef(*mut Entry);
+
+macro_rules! entry_fields {
+    ($($field:ident: $kind:ty;)+) => {
+        $(
+            #[doc = concat!("[`Entry::", stringify!($field), "`].")]
+            #[inline(always)]
+            pub fn $field(self) -> $kind {
+                // SAFETY: the pointer is to an entry of a live map element.
+                unsafe { read_volatile(addr_of!((*self.0).$field)) }
+            }
+        )+
+    };
+}
 
 impl EntryRef {
     /// The number that is odd while the entry is being written.
@@ -161,6 +197,17 @@ impl EntryRef {
         (before & 1 == 0 && self.sequence() == before && copy.tuple() == *tuple).then_some(copy)
     }
 
+    /// If the entry has these addresses and this [`Entry::mark`]: the sequence number that it has afterwards if nobody was writing it.
+    #[inline(always)]
+    pub fn sequence_of(self, addresses: u64, mark: u64) -> Option<u32> {
+        let sequence = self.sequence();
+        // SAFETY: as above; an entry is aligned for its words.
+        let word = unsafe { read_volatile(self.0.cast::<u64>().add(1)) };
+        (self.addresses() == addresses && word & Entry::MARKS == mark)
+            // While somebody writes it is odd, and then it never becomes this.
+            .then_some(sequence & !1)
+    }
+
     /// The same entry, whose place is computed here and now, before the verifier forgets what it knows of the slot.
     #[inline(always)]
     pub fn settled(self) -> Self {
@@ -180,12 +227,13 @@ impl EntryRef {
     /// Stores an entry, marked as being written while it is. Under the set's lock only.
     #[inline(always)]
     pub fn store(self, entry: &Entry) {
-        self.store_with(entry, || {});
+        self.begin_store(entry);
+        self.end_store();
     }
 
-    /// As [`EntryRef::store`], and what lies beside the entry with it.
+    /// Stores an entry and leaves it marked as being written, until [`EntryRef::end_store`]. Under the set's lock only.
     #[inline(always)]
-    pub fn store_with(self, entry: &Entry, beside: impl FnOnce()) {
+    pub fn begin_store(self, entry: &Entry) {
         let sequence = self.sequence() | 1;
         // SAFETY: as above; the lock keeps other writers away.
         unsafe {
@@ -199,8 +247,6 @@ impl EntryRef {
                     write_volatile(to.add(word), read_volatile(from.add(word)));
                 }
             }
-            beside();
-            write_volatile(addr_of_mut!((*self.0).sequence), sequence.wrapping_add(1));
         }
     }
 
@@ -209,6 +255,13 @@ impl EntryRef {
     pub fn set_hop_until(self, until: u32) {
         // SAFETY: as above.
         unsafe { write_volatile(addr_of_mut!((*self.0).hop_until), until) }
+    }
+
+    /// Ends what [`EntryRef::begin_store`] began.
+    #[inline(always)]
+    pub fn end_store(self) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.0).sequence), self.sequence().wrapping_add(1)) };
     }
 
     /// Stores state and flags. Under the set's lock only; readers may see the one without the other for a
@@ -236,11 +289,17 @@ impl EntryRef {
         unsafe { write_volatile(addr_of_mut!((*self.0).protocol), 0) };
     }
 
-    /// The destination's number.
-    #[inline(always)]
-    pub fn destination(self) -> u32 {
-        // SAFETY: as above.
-        unsafe { read_volatile(addr_of!((*self.0).destination)) }
+    entry_fields! {
+        addresses: u64;
+        destination: u32;
+        role: u8;
+        method: u8;
+        flags: u8;
+        epoch: u8;
+        interface: u32;
+        hop_until: u32;
+        mtu: u16;
+        vlan: u16;
     }
 
     /// Whether the entry leads to this destination, at this port.
@@ -250,18 +309,28 @@ impl EntryRef {
         self.destination() == destination && unsafe { read_volatile(addr_of!((*self.0).port)) } == port
     }
 
-    /// The role.
+    /// What a frame begins with on its next link.
     #[inline(always)]
-    pub fn role(self) -> u8 {
-        // SAFETY: as above.
-        unsafe { read_volatile(addr_of!((*self.0).role)) }
+    pub fn link(self) -> Link {
+        // SAFETY: as above; the first eight of the twelve bytes begin a word of the entry.
+        unsafe {
+            let link = addr_of!((*self.0).link);
+            Link { first: read_volatile(link.cast()), rest: read_volatile(link.cast::<u32>().add(2)) }
+        }
     }
 
-    /// The flags.
+    /// What NAT replaces.
     #[inline(always)]
-    pub fn flags(self) -> u8 {
+    pub fn translation(self) -> Translation {
         // SAFETY: as above.
-        unsafe { read_volatile(addr_of!((*self.0).flags)) }
+        unsafe {
+            Translation {
+                address: read_volatile(addr_of!((*self.0).address)),
+                port: read_volatile(addr_of!((*self.0).port)),
+                network: Delta::unpack(read_volatile(addr_of!((*self.0).network_delta))),
+                transport: Delta::unpack(read_volatile(addr_of!((*self.0).transport_delta))),
+            }
+        }
     }
 
     /// Stores the state alone, which needs no lock where it only ever changes to this one.
@@ -373,7 +442,7 @@ impl LineRef {
         }
     }
 
-    /// Stores addresses, for [`EntryRef::store_with`].
+    /// Stores addresses, between [`EntryRef::begin_store`] and [`EntryRef::end_store`].
     #[inline(always)]
     pub fn store(self, addresses: &Addresses) {
         let (from, to) = (core::ptr::from_ref(addresses).cast::<u64>(), self.0.cast::<u64>());

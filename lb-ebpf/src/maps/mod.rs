@@ -25,7 +25,7 @@ use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
-use lb_common::settings::{Program, Settings, Vlan};
+use lb_common::settings::{Program, SettingsElement, Vlan};
 use lb_common::stats::Estimator;
 use lb_common::tunnel::Path;
 use lb_common::tuple::{self, Tuple};
@@ -33,21 +33,21 @@ use lb_common::tuple::{self, Tuple};
 use crate::machine::opaque;
 use crate::tree::Renewal;
 
-pub use self::connection::{AddressesRef, EntryRef, SetRef};
+pub use self::connection::{AddressesRef, EntryRef, Link, SetRef, Translation};
 pub use self::settings::{SettingsRef, settings};
 pub use self::stats::{
     Counted, add_counted, count_connection, count_packet, count_part, estimate, recall_hop, remember_hop,
 };
 pub use self::table::{
-    DestinationRef, MarksRef, ServiceRef, SetHeaderRef, arena_number, service_slot, service_slot_ipv6,
-    set_arena_number,
+    DestinationRef, MarksRef, ServiceRef, SetHeaderRef, arena_line, arena_number, service_slot,
+    service_slot_ipv6, set_arena_number,
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// What the program must know before it looks at a packet.
 #[btf_map]
-static SETTINGS: Array<Settings, 1, MAPPED> = Array::new();
+static SETTINGS: Array<SettingsElement, 1, MAPPED> = Array::new();
 
 /// The connection table. User space chooses its size when it makes the map.
 #[btf_map]
@@ -262,6 +262,13 @@ impl Scratch {
     /// other.
     #[inline(always)]
     pub fn keep<const IPV6: bool>(&mut self, packet: Packet) -> Packet {
+        self.put(&packet);
+        self.kept::<IPV6>()
+    }
+
+    /// Puts a packet's headers here, for another program.
+    #[inline(always)]
+    pub fn put(&mut self, packet: &Packet) {
         macro_rules! store {
             ($($($field:ident).+),+) => {
                 // Field by field, so that no copy is made on the stack.
@@ -284,7 +291,6 @@ impl Scratch {
         self.is_untold = false;
         self.follows = false;
         self.by_error = false;
-        self.kept::<IPV6>()
     }
 
     /// Puts an ICMP error that came in here.
@@ -322,6 +328,26 @@ impl Scratch {
                 time_to_live: read_volatile(&self.packet.time_to_live),
             }
         }
+    }
+}
+
+/// Writes an entry field by field: else the compiler calls functions that write it byte by byte.
+#[inline(always)]
+pub fn lay(place: &mut Entry, entry: &Entry) {
+    macro_rules! store {
+        ($($field:ident),+) => {
+            // SAFETY: live places for plain values.
+            unsafe { $(write_volatile(&mut place.$field, entry.$field);)+ }
+        };
+    }
+    store!(addresses, ports, protocol, role, method, state, sequence, destination, address, port);
+    store!(network_delta, transport_delta, flags, epoch, interface, hop_until, mtu, vlan, template);
+    let [a, b, c] = entry.link;
+    // SAFETY: as above.
+    unsafe {
+        write_volatile(&mut place.link[0], a);
+        write_volatile(&mut place.link[1], b);
+        write_volatile(&mut place.link[2], c);
     }
 }
 

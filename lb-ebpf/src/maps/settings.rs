@@ -3,7 +3,7 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use lb_common::reason::Reason;
-use lb_common::settings::Settings;
+use lb_common::settings::{Settings, SettingsElement};
 use lb_common::sysctl::Sysctl;
 
 use super::SETTINGS;
@@ -19,7 +19,7 @@ macro_rules! settings_fields {
             #[doc = concat!("[`Settings::", stringify!($field), "`].")]
             #[inline(always)]
             pub fn $field(self) -> u32 {
-                // SAFETY: the pointer is to the one element of the settings map.
+                // SAFETY: the pointer is to the one element of the settings map, which they begin.
                 unsafe { read_volatile(addr_of!((*self.0).$field)) }
             }
         )+
@@ -88,7 +88,7 @@ impl SettingsRef {
     #[inline(always)]
     pub fn epoch(self) -> u8 {
         // SAFETY: as above.
-        unsafe { read_volatile(addr_of!((*self.0).epoch)) as u8 }
+        unsafe { read_volatile(addr_of!((*self.0).epoch).cast::<u8>()) }
     }
 
     /// Whether an address (loaded natively) may be one of ours.
@@ -96,7 +96,10 @@ impl SettingsRef {
     pub fn concerns(self, address: u32) -> bool {
         let slot = Settings::address_slot(address);
         // SAFETY: as above; a slot is below the table's length, which the verifier sees by the shift.
-        unsafe { read_volatile(addr_of!((*self.0).addresses).cast::<u8>().add(slot)) != 0 }
+        unsafe {
+            let element = self.0.cast::<SettingsElement>();
+            read_volatile(addr_of!((*element).addresses).cast::<u8>().add(slot)) != 0
+        }
     }
 
     /// Notes that the estimator has had another turn.
@@ -139,5 +142,5 @@ impl SettingsRef {
 /// The settings.
 #[inline(always)]
 pub fn settings() -> Result<SettingsRef, Reason> {
-    SETTINGS.get_ptr_mut(0).map(SettingsRef).ok_or(Reason::Internal)
+    SETTINGS.get_ptr_mut(0).map(|element| SettingsRef(element.cast())).ok_or(Reason::Internal)
 }

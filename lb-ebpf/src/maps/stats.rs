@@ -1,5 +1,6 @@
 //! Counters and rates of destinations.
 
+use core::mem::offset_of;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use lb_common::connection::{Entry, is_past};
@@ -49,11 +50,10 @@ fn count(settings: SettingsRef, destination: DestinationId, what: Counted, numbe
         // SAFETY: the pointer is to an element; only this CPU writes it.
         unsafe {
             let counters = addr_of_mut!((*line).counters);
-            let (packets, bytes) = if what == Counted::Out {
-                (addr_of_mut!((*counters).out_packets), addr_of_mut!((*counters).out_bytes))
-            } else {
-                (addr_of_mut!((*counters).in_packets), addr_of_mut!((*counters).in_bytes))
-            };
+            // Computed, not chosen: what clients send lies before what servers send, here as there.
+            let side = usize::from(what == Counted::Out);
+            let packets = addr_of_mut!((*counters).in_packets).add(side);
+            let bytes = addr_of_mut!((*counters).in_bytes).add(side);
             write_volatile(packets, read_volatile(packets).wrapping_add(number));
             write_volatile(bytes, read_volatile(bytes).wrapping_add(u64::from(length)));
             if what == Counted::New {
@@ -117,3 +117,7 @@ pub fn estimate(destination: DestinationId, counted: &Counters) {
         unsafe { write_volatile(estimator, read_volatile(estimator).tick(*counted)) };
     }
 }
+
+const _: () =
+    assert!(offset_of!(Counters, out_packets) == offset_of!(Counters, in_packets) + size_of::<u64>());
+const _: () = assert!(offset_of!(Counters, out_bytes) == offset_of!(Counters, in_bytes) + size_of::<u64>());

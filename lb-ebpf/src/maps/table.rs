@@ -193,6 +193,26 @@ impl MarksRef {
     }
 }
 
+/// A line of the arena.
+#[derive(Clone, Copy)]
+pub struct LineRef(*const [u32; LINE]);
+
+/// The line with this number.
+#[inline(always)]
+pub fn arena_line(line: u32) -> Option<LineRef> {
+    ARENA.get_ptr(line).map(LineRef)
+}
+
+impl LineRef {
+    /// Its `index`-th number.
+    #[inline(always)]
+    pub fn number(self, index: u32) -> u32 {
+        let index = machine::opaque(index.into()) as usize & (LINE - 1);
+        // SAFETY: the pointer is to an element, the index masked to its length.
+        unsafe { read_volatile(addr_of!((*self.0)[index])) }
+    }
+}
+
 /// A destination, read field by field.
 #[derive(Clone, Copy)]
 pub struct DestinationRef(*mut Destination);

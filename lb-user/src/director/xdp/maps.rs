@@ -20,7 +20,7 @@ use lb_common::mark::Rule;
 use lb_common::protocol::{sctp, state, tcp};
 use lb_common::reason::{FELL, GAVE_WAY, REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
-use lb_common::settings::{LAYOUT, Settings};
+use lb_common::settings::{ADDRESS_SLOTS, LAYOUT, Settings, SettingsElement};
 use lb_common::stats::{Estimator, Rates};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -37,8 +37,10 @@ const SWEEPS_PER_SECOND: u32 = 128;
 #[derive(Debug)]
 pub struct Maps {
     directory: PathBuf,
-    /// The one element of settings.
+    /// The settings.
     pub settings: Mapped<Settings>,
+    /// The settings with the address filter behind them.
+    pub filter: Mapped<SettingsElement>,
     /// Services by slot.
     pub services: Mapped<Service>,
     /// Destinations by number.
@@ -135,6 +137,10 @@ pub fn initialise(directory: &Path, sizes: &Sizes) -> Result<(), Error> {
     settings.write(0, &Settings { layout: 0, ..fresh });
     let destinations: Mapped<Destination> = mapped(directory, "DESTINATIONS")?;
     destinations.write(sizes.destinations.saturating_sub(1), &Destination::bypass());
+    let filter: Mapped<SettingsElement> = mapped(directory, "SETTINGS")?;
+    for slot in (0..ADDRESS_SLOTS).step_by(size_of::<u64>()) {
+        filter.store_u64(0, offset_of!(SettingsElement, addresses) + slot, 0);
+    }
     // The mark that all is there comes last.
     settings.store_u32(0, offset_of!(Settings, layout), LAYOUT);
     Ok(())
@@ -163,6 +169,7 @@ impl Maps {
         Ok(Self {
             directory: directory.into(),
             settings,
+            filter: mapped(directory, "SETTINGS")?,
             services: mapped(directory, "SERVICES")?,
             destinations: mapped(directory, "DESTINATIONS")?,
             arena: mapped(directory, "ARENA")?,

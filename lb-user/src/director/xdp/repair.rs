@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::mem::offset_of;
 
 use lb_common::destination::{AVAILABLE, DRAINING, Destination, DestinationId, IN_USE};
-use lb_common::settings::{ADDRESS_SLOTS, Settings};
+use lb_common::settings::{ADDRESS_SLOTS, Settings, SettingsElement};
 use lb_common::sysctl::Sysctl;
 use lb_common::tuple;
 
@@ -14,15 +14,17 @@ use super::maps::Maps;
 use super::{destination, service, set};
 use crate::director::Result;
 
-fn store_filter(maps: &Maps, filter: &[u8; ADDRESS_SLOTS]) {
+/// Replaces the filter, word by word.
+fn store_filter(maps: &Maps, filter: &[u8]) {
     for (slot, word) in (0..).step_by(size_of::<u64>()).zip(filter.as_chunks().0) {
-        maps.settings.store_u64(0, offset_of!(Settings, addresses) + slot, u64::from_ne_bytes(*word));
+        let place = offset_of!(SettingsElement, addresses) + slot;
+        maps.filter.store_u64(0, place, u64::from_ne_bytes(*word));
     }
 }
 
 /// Has the packet program look at every packet.
 pub fn concern_all(maps: &Maps) {
-    store_filter(maps, &[1; ADDRESS_SLOTS]);
+    store_filter(maps, &vec![1; ADDRESS_SLOTS]);
 }
 
 /// The slot of a record's address in the filter.
@@ -39,7 +41,7 @@ fn filter_slot(seed: u64, address: [u8; 16], family: u8) -> usize {
 /// Has the packet program look at packets from and to an address.
 pub fn concern(maps: &Maps, address: [u8; 16], family: u8) {
     let slot = filter_slot(maps.settings().seed, address, family);
-    maps.settings.store_u8(0, offset_of!(Settings, addresses) + slot, 1);
+    maps.filter.store_u8(0, offset_of!(SettingsElement, addresses) + slot, 1);
 }
 
 /// Ends the steady state of all connections, so that the packet program looks at each of them whole again: for when
@@ -83,9 +85,13 @@ pub fn refresh(maps: &Maps) {
     // Connections by firewall marks may have any address: as long as there may be some, nothing is forgotten.
     let marks =
         settings.mark_rules & 0xffff != 0 || destinations(maps).any(|(_, record)| record.protocol == 0);
-    let mut filter = if marks { settings.addresses } else { [0; ADDRESS_SLOTS] };
+    let mut filter = vec![0; ADDRESS_SLOTS];
     let mut add = |address: [u8; 16], family: u8| {
-        filter[filter_slot(seed, address, family)] = 1;
+        if marks {
+            concern(maps, address, family);
+        } else {
+            filter[filter_slot(seed, address, family)] = 1;
+        }
     };
     let (mut services, mut wide) = (0, 0);
     for (_, record) in service::all(maps) {
@@ -97,7 +103,9 @@ pub fn refresh(maps: &Maps) {
         add(record.address, record.family);
         add(record.virtual_address, record.service_family());
     }
-    store_filter(maps, &filter);
+    if !marks {
+        store_filter(maps, &filter);
+    }
     note_own_timeouts(maps);
     note_drains(maps);
     maps.settings.store_u32(0, offset_of!(Settings, wide_services), wide);

@@ -101,6 +101,7 @@ pub struct Model {
     /// What first fragments left to later ones.
     fragments: HashMap<Datagram, Ports>,
     pub settings: Settings,
+    filter: Vec<u8>,
     pub now: u32,
     route: fn(Ipv4Addr) -> Result<Hop, NoHop>,
 }
@@ -132,7 +133,8 @@ impl Model {
             connections: HashMap::new(),
             answers: HashMap::new(),
             fragments: HashMap::new(),
-            settings: Settings { addresses: [0; ADDRESS_SLOTS], ..settings },
+            settings,
+            filter: vec![0; ADDRESS_SLOTS],
             now: 0,
             route,
         }
@@ -188,12 +190,12 @@ impl Model {
     }
 
     fn concern(&mut self, address: Ipv4Addr) {
-        self.settings.addresses[Settings::address_slot(u32::from_ne_bytes(address.octets()))] = 1;
+        self.filter[Settings::address_slot(u32::from_ne_bytes(address.octets()))] = 1;
     }
 
     /// The filter lets some strangers through, which other counters show.
     fn concerns(&self, address: u32) -> bool {
-        self.settings.addresses[Settings::address_slot(address)] != 0
+        self.filter[Settings::address_slot(address)] != 0
     }
 
     /// What becomes of a frame.
