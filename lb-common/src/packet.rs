@@ -51,6 +51,12 @@ pub trait Frame {
     fn reaches(&self, bytes: usize) -> bool {
         bytes <= self.length()
     }
+
+    /// Bytes of a packet whose length field says `length` and leaves `header` bytes out; none if that is more than any has.
+    #[inline(always)]
+    fn whole(&self, header: usize, length: u16) -> Option<u16> {
+        length.checked_add(header as u16)
+    }
 }
 
 impl Frame for [u8] {
@@ -222,7 +228,7 @@ pub(crate) fn ipv4<const FRAGMENTS: bool>(
 ) -> Result<Packet, Reason> {
     let header: &[u8; IPV4] = frame.bytes(network).ok_or(Reason::Malformed)?;
     let header_length = usize::from(header[0] & 0x0f) * 4;
-    let length = u16::from_be_bytes([header[2], header[3]]);
+    let length = frame.whole(0, u16::from_be_bytes([header[2], header[3]])).ok_or(Reason::Malformed)?;
     if header[0] >> 4 != 4 || header_length < IPV4 {
         return Err(Reason::Malformed);
     }
@@ -350,7 +356,7 @@ pub(crate) fn ipv6_header<const FRAGMENTS: bool>(
         return Err(Reason::Malformed);
     }
     // A packet of more than 65,535 bytes would say so in an option, and have a length of 0.
-    let length = be16(&[e, f]).checked_add(IPV6 as u16).ok_or(Reason::Malformed)?;
+    let length = frame.whole(IPV6, be16(&[e, f])).ok_or(Reason::Malformed)?;
     let (protocol, transport, fragment) = skip_extensions::<FRAGMENTS>(frame, protocol, network + IPV6)?;
     let end = network + usize::from(length);
     Ok(Ipv6Header { protocol, transport, end, service_type: a << 4 | b >> 4, time_to_live, fragment })

@@ -117,6 +117,8 @@ reasons! {
     TunnelError = 31, "tunnel-error", Drop;
     /// From a masquerading destination, but no connection has that flow; the destination is told, by nat_icmp_send.
     ReplyRefused = 32, "reply-refused", Drop;
+    /// A packet of the director itself that would need what only packets that come in get; it is sent as it is.
+    OwnLeftAlone = 33, "own-left-alone", Pass;
 }
 
 /// The place among the counters of reasons where connections are counted that gave way to new ones: no packet's end.

@@ -7,7 +7,7 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::connection::{self as rules, Addresses, CLIENT_SIDE, Entry, SERVER_SIDE, is_past, is_stale};
 use lb_common::destination::AVAILABLE;
 use lb_common::icmp;
-use lb_common::packet::{self, Family, Packet};
+use lb_common::packet::{self, Family, Frame, Packet};
 use lb_common::protocol::sctp::Event;
 use lb_common::protocol::{Protocol, tcp};
 use lb_common::reason::Reason;
@@ -67,7 +67,16 @@ pub fn headers<const IPV6: bool>(
     settings: SettingsRef,
     network: usize,
 ) -> Result<Packet, Reason> {
-    let frame = &Window::of(context);
+    headers_of::<IPV6>(&Window::of(context), settings, network)
+}
+
+/// [`headers`], of any frame.
+#[inline(always)]
+pub fn headers_of<const IPV6: bool>(
+    frame: &impl Frame,
+    settings: SettingsRef,
+    network: usize,
+) -> Result<Packet, Reason> {
     let packet = if IPV6 {
         packet::read_ipv6(frame, network, settings.seed())?
     } else {
@@ -85,10 +94,16 @@ pub fn concerns(settings: SettingsRef, tuple: &Tuple) -> bool {
 /// The addresses of a packet of IPv6; of IPv4 none, which the tuple has.
 #[inline(always)]
 pub fn addresses<const IPV6: bool>(context: &XdpContext, packet: &Packet) -> Result<Addresses, Reason> {
+    addresses_of::<IPV6>(&Window::of(context), packet)
+}
+
+/// [`addresses`], of any frame.
+#[inline(always)]
+pub fn addresses_of<const IPV6: bool>(frame: &impl Frame, packet: &Packet) -> Result<Addresses, Reason> {
     if !IPV6 {
         return Ok(Addresses::default());
     }
-    let addresses = packet::ipv6_addresses(&Window::of(context), packet.network.into());
+    let addresses = packet::ipv6_addresses(frame, packet.network.into());
     let (source, destination) = addresses.ok_or(Reason::Malformed)?;
     Ok(Addresses { source, destination, ..Addresses::default() })
 }
@@ -126,15 +141,7 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     // Nothing is counted of a destination that is deleted, so that its connections are in no steady state.
     entry.epoch = if available { epoch } else { epoch.wrapping_sub(1) };
     if entry.role == CLIENT_SIDE {
-        if is_opening(&packet)
-            && entry.template == 0
-            && rules::gives_way(entry.state, entry.flags, settings.sysctl(Sysctl::ConnReuseMode))
-        {
-            connection::remove(&tuple);
-            return unknown::<IPV6>(context, settings, &packet, scratch, now);
-        }
-        let abandons = settings.sysctl(Sysctl::ExpireNodestConn) != 0;
-        if abandons && (!available || is_opening(&packet) && destination.weight() == 0) {
+        if ends(settings, &packet, entry, destination) {
             connection::remove(&tuple);
             return unknown::<IPV6>(context, settings, &packet, scratch, now);
         }
@@ -147,6 +154,17 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     }
     let moves = is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
     known(context, settings, &packet, found, (good, moves), scratch, now)
+}
+
+/// Whether a packet of a client ends the connection that it belongs to, and may begin another.
+#[inline(always)]
+pub fn ends(settings: SettingsRef, packet: &Packet, entry: &Entry, destination: DestinationRef) -> bool {
+    let opens = is_opening(packet);
+    opens
+        && entry.template == 0
+        && rules::gives_way(entry.state, entry.flags, settings.sysctl(Sysctl::ConnReuseMode))
+        || settings.sysctl(Sysctl::ExpireNodestConn) != 0
+            && (destination.status() & AVAILABLE == 0 || opens && destination.weight() == 0)
 }
 
 /// Copies what was found to the scratch room; its deadline, if it is still that of `tuple`.
@@ -195,7 +213,7 @@ fn known(
 
 /// The client side of an entry's connection.
 #[inline(always)]
-fn client_side(entry: &Entry) -> Tuple {
+pub fn client_side(entry: &Entry) -> Tuple {
     if entry.role == CLIENT_SIDE { entry.tuple() } else { entry.twin() }
 }
 
@@ -244,8 +262,7 @@ fn unknown<const IPV6: bool>(
     Err(if follows { Reason::OtherProtocol } else { Reason::NoService })
 }
 
-/// An answer that passes the director on its way from a direct-routing destination: counted, and the state
-/// machine sees it; the stack forwards it as it is.
+/// An answer that passes the director on its way from a direct-routing destination: the stack forwards it as it is.
 #[inline(always)]
 fn direct_reply<const IPV6: bool>(
     settings: SettingsRef,
@@ -257,15 +274,32 @@ fn direct_reply<const IPV6: bool>(
     let tuple = packet.tuple.reversed();
     let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else { return Ok(()) };
     let Some(deadline) = read_to::<IPV6>(found, scratch, &tuple) else { return Ok(()) };
+    if answers::<IPV6>(settings, packet, addresses, scratch, deadline, now) {
+        return Err(Reason::DirectReply);
+    }
+    Ok(())
+}
+
+/// Whether a packet answers the client side in the scratch room, of a destination that does it with the virtual address: then
+/// it is counted, and the state machine sees it.
+#[inline(always)]
+pub fn answers<const IPV6: bool>(
+    settings: SettingsRef,
+    packet: &Packet,
+    addresses: &Addresses,
+    scratch: &Scratch,
+    deadline: u32,
+    now: u32,
+) -> bool {
     if IPV6 {
         let known = &scratch.client_addresses;
         if known.source != addresses.destination || known.destination != addresses.source {
-            return Ok(());
+            return false;
         }
     }
     let entry = &scratch.client_side;
     if entry.role != CLIENT_SIDE || entry.has_twin() || is_past(deadline, now) {
-        return Ok(());
+        return false;
     }
     // As in NAT, of a destination that was deleted nothing is counted.
     if DestinationRef::at(entry.destination).is_some_and(|destination| destination.status() & AVAILABLE != 0)
@@ -275,7 +309,7 @@ fn direct_reply<const IPV6: bool>(
     let moves = !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, true)
         || is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
     if moves && !packet.is_later_fragment() {
-        connection::advance(&tuple, packet.tcp_flags, true, now);
+        connection::advance(&packet.tuple.reversed(), packet.tcp_flags, true, now);
     }
-    Err(Reason::DirectReply)
+    true
 }

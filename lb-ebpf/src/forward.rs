@@ -1,5 +1,7 @@
 //! Sending a packet on: its next hop, its translation, its link header.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
@@ -69,16 +71,53 @@ pub fn resolve(
     addresses: &Addresses,
     now: u32,
 ) -> Result<(), NoHop> {
-    let client_side = entry.role == CLIENT_SIDE;
-    let tuple = packet.tuple;
     // As in IPVS, the way to a destination does not depend on who sends packets there.
-    let shared = client_side && !tuple.is_ipv6() && !entry.is_tunnelled() && !entry.is_bypass();
+    let shared =
+        entry.role == CLIENT_SIDE && !packet.tuple.is_ipv6() && !entry.is_tunnelled() && !entry.is_bypass();
     if shared && maps::recall_hop(settings, entry, now) {
         return Ok(());
     }
+    let fib = ask(context.ctx.cast(), context.ingress_ifindex() as u32, packet, entry, addresses)?;
+    entry.interface = fib.ifindex;
+    entry.vlan = 0;
+    if let Some(vlan) = maps::vlan(fib.ifindex) {
+        if vlan.parent == 0 {
+            return Err(NoHop::Refused(Reason::NestedVlan));
+        }
+        entry.interface = vlan.parent;
+        entry.vlan = vlan.tag;
+    }
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (fib.dmac, fib.smac);
+    entry.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
+    entry.mtu = if entry.is_tunnelled() && fib.family == AF_INET {
+        maps::path_mtu(fib, now)
+    } else {
+        // SAFETY: reading a plain number out of a union of plain numbers.
+        unsafe { fib.__bindgen_anon_1.mtu_result }
+    };
+    let timeout = settings.timeout(steady_state(entry.protocol));
+    entry.hop_until = now.wrapping_add(quantum(timeout, settings.ticks_per_second()));
+    if shared {
+        maps::remember_hop(settings, entry);
+    }
+    Ok(())
+}
+
+/// Asks the kernel the way that packets of an entry take which come from an interface. What it says of a neighbour that it does
+/// not know is left where [`maps::lookup`] has it.
+#[inline(always)]
+pub fn ask(
+    context: *mut c_void,
+    interface: u32,
+    packet: &Packet,
+    entry: &mut Entry,
+    addresses: &Addresses,
+) -> Result<&'static mut FibLookup, NoHop> {
+    let client_side = entry.role == CLIENT_SIDE;
+    let tuple = packet.tuple;
     let fib = maps::lookup().ok_or(NoHop::Refused(Reason::Internal))?;
     fib.l4_protocol = tuple.transport();
-    fib.ifindex = context.ingress_ifindex() as u32;
+    fib.ifindex = interface;
     // Not 0, so that the kernel tells the MTU; not the packet's own, as the answer serves others too.
     fib.__bindgen_anon_1.tot_len = 1;
     let tunnelled = entry.is_tunnelled();
@@ -132,8 +171,8 @@ pub fn resolve(
         fib.__bindgen_anon_4.ipv4_dst = destination;
     }
     let size = size_of::<FibLookup>() as i32;
-    // SAFETY: context and structure are live, the size is the structure's own.
-    match unsafe { bpf_fib_lookup(context.ctx.cast(), core::ptr::from_mut(fib), size, 0) } {
+    // SAFETY: the caller's context and the structure are live, the size is the structure's own.
+    match unsafe { bpf_fib_lookup(context, core::ptr::from_mut(fib), size, 0) } {
         FIB_SUCCESS => {}
         FIB_NO_NEIGHBOUR => return Err(NoHop::Neighbour),
         FIB_NOT_FORWARDED => return Err(NoHop::Local),
@@ -144,29 +183,7 @@ pub fn resolve(
     if is_lost {
         return Err(NoHop::Refused(Reason::NoRoute));
     }
-    entry.interface = fib.ifindex;
-    entry.vlan = 0;
-    if let Some(vlan) = maps::vlan(fib.ifindex) {
-        if vlan.parent == 0 {
-            return Err(NoHop::Refused(Reason::NestedVlan));
-        }
-        entry.interface = vlan.parent;
-        entry.vlan = vlan.tag;
-    }
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (fib.dmac, fib.smac);
-    entry.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
-    entry.mtu = if tunnelled && fib.family == AF_INET {
-        maps::path_mtu(fib, now)
-    } else {
-        // SAFETY: reading a plain number out of a union of plain numbers.
-        unsafe { fib.__bindgen_anon_1.mtu_result }
-    };
-    let timeout = settings.timeout(steady_state(entry.protocol));
-    entry.hop_until = now.wrapping_add(quantum(timeout, settings.ticks_per_second()));
-    if shared {
-        maps::remember_hop(settings, entry);
-    }
-    Ok(())
+    Ok(fib)
 }
 
 /// An IPv6 address as the kernel takes it.

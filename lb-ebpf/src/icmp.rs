@@ -225,24 +225,10 @@ fn about_client<const IPV6: bool>(context: &XdpContext, settings: SettingsRef) -
 /// Finds the living entry of the packet in the scratch room, or of one the other way, and copies it there.
 #[inline(always)]
 pub fn look<const IPV6: bool>(reversed: bool) -> bool {
-    icmp_look(u32::from(IPV6), u32::from(reversed)) != 0
-}
-
-/// [`look`], once for all.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn icmp_look(ipv6: u32, reversed: u32) -> u32 {
-    let (Ok(settings), Ok(scratch)) = (maps::settings(), maps::scratch()) else { return 0 };
-    let tuple = if ipv6 == 0 { scratch.kept::<false>().tuple } else { scratch.kept::<true>().tuple };
-    let tuple = if reversed == 0 { tuple } else { tuple.reversed() };
-    let Some(found) = connection::find(&tuple, connection::home(&tuple, settings)) else { return 0 };
-    let deadline = if ipv6 == 0 {
-        balance::read_to::<false>(found, scratch, &tuple)
-    } else {
-        balance::read_to::<true>(found, scratch, &tuple)
+    let living = |settings| {
+        connection::look::<IPV6>(reversed).is_some_and(|deadline| !is_past(deadline, clock::now(settings)))
     };
-    let now = clock::now(settings);
-    u32::from(deadline.is_some_and(|deadline| !is_past(deadline, now)))
+    maps::settings().is_ok_and(living)
 }
 
 /// What is done with an error whose next hop is not known.

@@ -18,6 +18,7 @@ mod defence;
 mod forward;
 mod fragment;
 mod icmp;
+mod local_out;
 mod locality;
 mod machine;
 mod maps;
@@ -37,8 +38,8 @@ mod tunnel;
 mod tunnel_error;
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::macros::xdp;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::reason::{Fate, Reason};
 use lb_common::settings::Program;
 
@@ -140,6 +141,18 @@ pub fn xipvs_fragment(context: XdpContext) -> u32 {
 #[xdp]
 pub fn xipvs_ipv6_fragment(context: XdpContext) -> u32 {
     act::<true>(&context, fragment::go_on::<true>(&context))
+}
+
+/// Sees packets of the director itself on their way out of an interface.
+#[classifier]
+pub fn xipvs_out(context: TcContext) -> i32 {
+    local_out::act(&context, local_out::see::<false>(&context))
+}
+
+/// [`xipvs_out`] for IPv6.
+#[classifier]
+pub fn xipvs_ipv6_out(context: TcContext) -> i32 {
+    local_out::act(&context, local_out::see::<true>(&context))
 }
 
 /// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.

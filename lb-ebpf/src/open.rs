@@ -133,6 +133,68 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     }
 }
 
+/// Makes a connection for a packet of the director itself, which lies in the scratch room as its addresses do, and leaves its
+/// client side there. Only for NAT and direct routing, as the rest needs what packets have that come in.
+// Not one function with `open`: in that there is no byte of stack left.
+#[inline(always)]
+pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -> Result<(), Reason> {
+    let scratch = maps::scratch()?;
+    let tuple = packet.tuple;
+    let seen = &scratch.client_addresses;
+    // It has come in on no interface.
+    let slot = service::find(settings, &tuple, seen, 0).ok_or(Reason::NoService)?;
+    let service = ServiceRef::at(slot).ok_or(Reason::Internal)?;
+    if !opens(settings, tuple.transport(), packet.tcp_flags) {
+        return Err(Reason::NoConnection);
+    }
+    if tuple.source_port() == FTP_DATA {
+        return Err(Reason::SourcePort20);
+    }
+    if defence::refuses(settings) {
+        return Err(Reason::DropPacket);
+    }
+    let once = is_once(service, &tuple);
+    // Before the destination is chosen: who deletes it begins an epoch afterwards.
+    let epoch = settings.epoch();
+    let Choice { destination: id, template } = choose(slot, service, &tuple, seen, !once, now)?;
+    let destination = DestinationRef::at(id).ok_or(Reason::Internal)?;
+    let Scratch { client_side: entry, client_addresses, server_addresses, .. } = scratch;
+    if IPV6 {
+        client_addresses.other = destination.address_ipv6();
+        *server_addresses = client_addresses.twin(CLIENT_SIDE);
+    }
+    let template = if once { 0 } else { template };
+    if destination.method() == ForwardingMethod::Tunnel.number() {
+        persistence::release(template);
+        return Err(Reason::OwnLeftAlone);
+    }
+    let port = port(service, &tuple, destination.port());
+    let new = new_entry(settings, packet, client_addresses, id, destination, port, now);
+    maps::lay(entry, &Entry { epoch, template, ..new });
+    let deadline = now.wrapping_add(settings.timeout(entry.state));
+    let mut stored = if once { Inserted::Stored } else { store(deadline, now) };
+    if stored == Inserted::Full && make_room(settings, entry, now) {
+        stored = store(deadline, now);
+    }
+    if stored != Inserted::Stored {
+        persistence::release(entry.template);
+        return if stored == Inserted::Exists {
+            // Another CPU was faster with a packet of the same flow.
+            connection::look::<IPV6>(false).map(drop).ok_or(Reason::TableFull)
+        } else {
+            Err(Reason::TableFull)
+        };
+    }
+    connection::join_destination(entry, destination);
+    if once {
+        connection::leave_destination(entry);
+    } else {
+        connection::time(&tuple, now);
+    }
+    maps::count_part(settings, id, Counted::New, packet);
+    Ok(())
+}
+
 /// Whether a packet may make a connection: of TCP a SYN, of SCTP an INIT, or by sysctl more; of UDP any.
 // A function of its own, as there is no room for it on the stack of `xipvs_ipv6_open`.
 #[inline(never)]

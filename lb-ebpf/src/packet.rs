@@ -1,11 +1,11 @@
 //! The door to a packet's bytes: every pointer into a packet is made here, and only after its bounds check.
 
 use core::hint::assert_unchecked;
-use core::ptr::{addr_of, read_volatile};
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
-use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::packet::Frame;
 
 use crate::machine::opaque;
@@ -114,4 +114,82 @@ pub fn cut(context: &XdpContext, length: usize) -> bool {
     let by = length as i32 - opaque(Window::of(context).length() as u64) as i32;
     // SAFETY: as above.
     unsafe { bpf_xdp_adjust_tail(context.ctx, by) == 0 }
+}
+
+/// What [`set_handled`] leaves in a packet's `tc_index`, which nothing else uses but classifiers of long ago.
+const HANDLED: u32 = 0x7669;
+
+/// The bytes of a packet on its way out, as far as they lie in one piece: its headers do.
+#[derive(Clone, Copy)]
+pub struct OutWindow {
+    start: usize,
+    end: usize,
+    context: *mut __sk_buff,
+}
+
+impl OutWindow {
+    /// The packet as it lies now; made anew after every change of it.
+    #[inline(always)]
+    pub fn of(context: &TcContext) -> Self {
+        Self { start: context.data(), end: context.data_end(), context: context.skb.skb }
+    }
+}
+
+impl Frame for OutWindow {
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let from = self.start + (offset & OFFSET_MASK);
+        if from + N > self.end {
+            return None;
+        }
+        // SAFETY: the range lies inside the packet, checked above in the form that the verifier follows.
+        Some(unsafe { &*(from as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // SAFETY: the context lives as long as the program runs.
+        unsafe { read_volatile(addr_of!((*self.context).len)) as usize }
+    }
+
+    /// Of larger packets, which `lo` takes and the kernel cuts up later, as much as can be said.
+    #[inline(always)]
+    fn whole(&self, header: usize, length: u16) -> Option<u16> {
+        // SAFETY: as above.
+        let is_cut_later = unsafe { read_volatile(addr_of!((*self.context).gso_size)) } != 0;
+        Some(if length == 0 && is_cut_later { u16::MAX } else { length.saturating_add(header as u16) })
+    }
+}
+
+/// Whether a packet on its way out comes from a socket of this machine, and no program of ours has seen it: what is forwarded
+/// has come in on an interface.
+#[inline(always)]
+pub fn is_own(context: &TcContext) -> bool {
+    let packet = context.skb.skb;
+    // SAFETY: as above.
+    unsafe {
+        read_volatile(addr_of!((*packet).ingress_ifindex)) == 0
+            && read_volatile(addr_of!((*packet).tc_index)) != HANDLED
+    }
+}
+
+/// Has the packet let through by the programs of the interfaces that it passes from here on: it is counted.
+#[inline(always)]
+pub fn set_handled(context: &TcContext) {
+    // SAFETY: as above; the field may be written.
+    unsafe { write_volatile(addr_of_mut!((*context.skb.skb).tc_index), HANDLED) };
+}
+
+/// The interface that a packet leaves by.
+#[inline(always)]
+pub fn leaves_by(context: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!((*context.skb.skb).ifindex)) }
+}
+
+/// Whether a packet is several still, which fit each.
+#[inline(always)]
+pub fn is_cut_later(context: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!((*context.skb.skb).gso_size)) != 0 }
 }

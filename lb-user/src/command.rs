@@ -437,8 +437,8 @@ fn set(settings: &[String], to: &mut dyn Write) -> Result<()> {
 }
 
 fn attach(interfaces: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Result<()> {
-    let (attached, replaced) = lifecycle::attach(interfaces, generic, sizes, fixed)?;
-    for one in attached {
+    let attachment = lifecycle::attach(interfaces, generic, sizes, fixed)?;
+    for one in attachment.interfaces {
         let name = &one.interface;
         if one.already {
             eprintln!("xipvs: {name} was attached already ({})", one.mode.name());
@@ -450,7 +450,10 @@ fn attach(interfaces: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> R
             );
         }
     }
-    if replaced {
+    for unseen in attachment.unseen {
+        eprintln!("xipvs: warning: {unseen}");
+    }
+    if attachment.replaced {
         eprintln!("xipvs: replaced an older program; connections stay");
     }
     Ok(())

@@ -8,7 +8,7 @@ use lb_common::reason::Fate;
 use xipvs::director::Director;
 use xipvs::director::xdp::Xdp;
 use xipvs::director::xdp::daemon::Tally;
-use xipvs::director::xdp::lifecycle::{self, Pins};
+use xipvs::director::xdp::lifecycle::{self, Listed, Mode, Pins};
 use xipvs::table::SyncRole;
 
 use crate::drain;
@@ -24,9 +24,11 @@ pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {
     if interfaces.is_empty() {
         writeln!(to, "interfaces    none; nothing is balanced before `xipvs attach IFACE`")?;
     }
-    for (position, (name, mode)) in interfaces.iter().enumerate() {
+    for (position, Listed { interface, mode, sees_own }) in interfaces.iter().enumerate() {
         let title = if position == 0 { "interfaces" } else { "" };
-        writeln!(to, "{title:<12}  {name} ({})", mode.name())?;
+        let mode = mode.map_or("connections of the director itself", Mode::name);
+        let lack = if *sees_own { "" } else { ", without what the director itself sends" };
+        writeln!(to, "{title:<12}  {interface} ({mode}{lack})")?;
     }
 
     let mut director = Xdp::open(pins.directory())?;

@@ -4,7 +4,8 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -13,6 +14,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
 
 use super::{NAMED, binary};
@@ -107,6 +113,22 @@ impl Namespace {
             .with_context(|| format!("connecting from {} to {to}", self.name))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// As [`Namespace::connect`], from one of the addresses here.
+    pub fn connect_from(&self, from: IpAddr, to: impl Into<SocketAddr>) -> Result<TcpStream> {
+        let to = to.into();
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let connect = || -> nix::Result<TcpStream> {
+            let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            setsockopt(&socket, SendTimeout, &TimeVal::seconds(PATIENCE.as_secs().cast_signed()))?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+            Ok(socket.into())
+        };
+        let stream = self.enter(connect)?.with_context(|| format!("connecting from {from} to {to}"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         Ok(stream)
     }
 

@@ -40,28 +40,46 @@ pub struct Listener {
 impl Listener {
     /// Starts a TCP server on all addresses of a real server, of both families, the virtual ones included.
     pub fn tcp(server: &Server, port: u16) -> Result<Self> {
-        Self::of(server, server.namespace.listen(any(port))?)
+        Self::tcp_in(&server.namespace, &server.name, any(port))
     }
 
-    /// Starts such a server with a socket that listens already, one of another protocol perhaps.
+    /// Starts a TCP server in a namespace.
+    pub fn tcp_in(namespace: &Namespace, name: &str, on: impl Into<SocketAddr>) -> Result<Self> {
+        Self::listening(name, namespace.listen(on)?)
+    }
+
+    /// Starts a server with a socket that listens already, one of another protocol perhaps.
     pub fn of(server: &Server, listener: TcpListener) -> Result<Self> {
+        Self::listening(&server.name, listener)
+    }
+
+    fn listening(name: &str, listener: TcpListener) -> Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self::start(server, move |name| accept(&listener, name)))
+        Ok(Self::begin(name, move |name| accept(&listener, name)))
     }
 
     /// Starts a UDP server on one address of a real server (its own for NAT, the virtual one for direct routing).
     ///
     /// One that is bound to all addresses would not know which one it was asked at, and answer from another.
     pub fn udp(server: &Server, on: impl Into<SocketAddr>) -> Result<Self> {
-        let socket = server.namespace.bind(on)?;
+        Self::udp_in(&server.namespace, &server.name, on)
+    }
+
+    /// Starts a UDP server in a namespace.
+    pub fn udp_in(namespace: &Namespace, name: &str, on: impl Into<SocketAddr>) -> Result<Self> {
+        let socket = namespace.bind(on)?;
         socket.set_nonblocking(true)?;
-        Ok(Self::start(server, move |name| answer(&socket, name)))
+        Ok(Self::begin(name, move |name| answer(&socket, name)))
     }
 
     /// Calls a function with the server's name over and over; it is to return after some milliseconds, so that this can end.
-    pub fn start(server: &Server, mut serve: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Self {
+    pub fn start(server: &Server, serve: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Self {
+        Self::begin(&server.name, serve)
+    }
+
+    fn begin(name: &str, mut serve: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
-        let (end, name) = (Arc::clone(&ends), server.name.clone());
+        let (end, name) = (Arc::clone(&ends), name.to_owned());
         let thread = thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
                 if let Err(error) = serve(&name) {

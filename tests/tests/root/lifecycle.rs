@@ -30,7 +30,7 @@ pub fn pins(namespace: &Namespace) -> Result<PathBuf> {
 /// Everything that xipvs could leave in a namespace.
 fn traces(namespace: &Namespace) -> Result<String> {
     let mut traces = String::new();
-    for interface in ["clients", "servers"] {
+    for interface in ["clients", "servers", "lo"] {
         for setting in SETTINGS {
             let (family, name) = setting.split_once('/').context("no family")?;
             let file = format!("/proc/sys/net/{family}/conf/{interface}/{name}");
@@ -38,6 +38,7 @@ fn traces(namespace: &Namespace) -> Result<String> {
         }
         let link = namespace.run(&format!("ip -o link show {interface}"))?;
         traces += &format!("{interface} xdp {}\n", link.contains("xdp"));
+        traces += &namespace.run(&format!("tc qdisc show dev {interface} clsact"))?;
     }
     for number in [120, 121] {
         traces += &namespace.run(&format!("ip neighbour show proto {number}"))?;
@@ -94,6 +95,38 @@ fn detach_leaves_nothing_behind() -> Result<()> {
     assert_eq!(traces(&lab.director)?, before);
     let again = lab.xipvs_output("detach")?;
     assert_eq!((again.status.code(), said(&again).lines().count()), (Some(2), 1));
+    Ok(())
+}
+
+#[test]
+fn the_way_out_is_left_as_it_was() -> Result<()> {
+    let lab = Lab::new("way-out", 1)?;
+    let has_qdisc = |interface: &str| -> Result<bool> {
+        Ok(lab.director.run(&format!("tc qdisc show dev {interface} clsact"))?.contains("clsact"))
+    };
+    let filters = |interface: &str| -> Result<usize> {
+        let listed = lab.director.run(&format!("tc filter show dev {interface} egress"))?;
+        Ok(listed.matches("handle").count())
+    };
+    // Somebody else's.
+    lab.director.run("tc qdisc add dev clients clsact")?;
+    lab.attach()?;
+    lab.attach()?;
+    for interface in ["clients", "servers", "lo"] {
+        assert_eq!((has_qdisc(interface)?, filters(interface)?), (true, 2), "{interface}");
+    }
+    let status = lab.xipvs("status")?;
+    assert!(status.contains("lo (connections of the director itself)"), "{status}");
+    // A filter that is gone is missed, and comes back.
+    lab.director.run("tc filter del dev servers egress")?;
+    assert!(lab.xipvs("status")?.contains("servers (native, without what the director itself sends)"));
+    lab.attach()?;
+    assert_eq!(filters("servers")?, 2);
+
+    lab.xipvs("detach servers")?;
+    assert_eq!((has_qdisc("servers")?, filters("clients")?, filters("lo")?), (false, 2, 2));
+    lab.xipvs("detach clients")?;
+    assert_eq!((has_qdisc("clients")?, filters("clients")?, has_qdisc("lo")?), (true, 0, false));
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod golden_xdp;
 mod installed;
 mod lab;
 mod lifecycle;
+mod local;
 mod packets;
 mod speed;
 mod sync;

@@ -4,11 +4,15 @@
 
 use std::net::IpAddr;
 
-use futures_util::stream::{Stream, TryStreamExt};
-use rtnetlink::packet_route::AddressFamily;
+use futures_util::stream::{Stream, StreamExt, TryStreamExt};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, NeighbourAddRequest};
 use tokio::runtime::{Builder, Runtime};
 
@@ -184,5 +188,80 @@ impl Routing {
     /// What the kernel says; ENOENT when it is not there.
     pub fn delete_neighbour(&mut self, neighbour: NeighbourMessage) -> Result<(), Refusal> {
         Ok(self.runtime.block_on(self.handle.neighbours().del(neighbour).execute())?)
+    }
+
+    /// Makes an interface's `clsact` qdisc.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; EEXIST when it has one, or the older `ingress` in its place.
+    pub fn add_clsact(&mut self, interface: u32) -> Result<(), Refusal> {
+        let kind = vec![TcAttribute::Kind("clsact".into())];
+        let message = TcMessage::from_parts(clsact(interface), kind);
+        self.tell(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Deletes an interface's `clsact` qdisc with all its filters.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn delete_clsact(&mut self, interface: u32) -> Result<(), Refusal> {
+        let message = TcMessage::from_parts(clsact(interface), Vec::new());
+        self.tell(RouteNetlinkMessage::DelQueueDiscipline(message), 0)
+    }
+
+    /// Puts a filter on the way out of an interface, in the place of one that is there under its number.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn put_filter(&mut self, header: TcHeader, attributes: Vec<TcAttribute>) -> Result<(), Refusal> {
+        let message = TcMessage::from_parts(header, attributes);
+        self.tell(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE)
+    }
+
+    /// Deletes a filter.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn delete_filter(&mut self, header: TcHeader) -> Result<(), Refusal> {
+        let message = TcMessage::from_parts(header, Vec::new());
+        self.tell(RouteNetlinkMessage::DelTrafficFilter(message), 0)
+    }
+
+    /// Lists the filters of an interface's `clsact` qdisc, on the way out or in.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn filters(&mut self, interface: u32, out: bool) -> Result<Vec<TcMessage>, Refusal> {
+        let request = self.handle.traffic_filter(interface.cast_signed()).get();
+        let request = if out { request.egress() } else { request.ingress() };
+        self.all(request.execute())
+    }
+
+    /// Has the kernel do something.
+    fn tell(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = self.handle.request(request)?;
+        while let Some(answer) = self.runtime.block_on(answers.next()) {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                return Err(rtnetlink::Error::NetlinkError(error).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What names an interface's `clsact` qdisc.
+fn clsact(interface: u32) -> TcHeader {
+    TcHeader {
+        index: interface.cast_signed(),
+        handle: TcHandle { major: 0xffff, minor: 0 },
+        parent: TcHandle::CLSACT,
+        ..TcHeader::default()
     }
 }

@@ -12,10 +12,11 @@ use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, Xdp};
 use aya_obj::programs::XdpAttachType;
 
+use super::egress::Unseen;
 use super::interface::{self, Interface, Mode};
 use super::load::{self, ENTRY};
 use super::pins::Pins;
-use super::{failed, refused, sysctl};
+use super::{egress, failed, refused, sysctl};
 use crate::director::xdp::daemon::Daemons;
 use crate::director::xdp::routing::Routing;
 use crate::director::xdp::sizes::Sizes;
@@ -24,6 +25,8 @@ use crate::director::{Error, Result, errno_text};
 
 /// The first part of the names of pinned links.
 const LINK: &str = "link-";
+/// Index of `lo`, in every namespace.
+const LOOPBACK: u32 = 1;
 
 /// What became of an interface that was to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,16 +46,26 @@ pub struct Attached {
 #[error("its driver does not take XDP programs ({0})")]
 pub struct Fallback(String);
 
+/// What attaching did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// The interfaces, in the order in which they were named.
+    pub interfaces: Vec<Attached>,
+    /// Older programs were replaced.
+    pub replaced: bool,
+    /// Where what the director itself sends could not be seen to.
+    pub unseen: Vec<Unseen>,
+}
+
 /// Attaches the program to interfaces by name, loading it and making maps if need be, and replaces older programs.
 ///
 /// With `generic` the driver is not even asked. `connections` is how many the table shall have room for if it is
-/// made now. All interfaces are attached or, after an error, none of those that were not before. The second
-/// answer is whether older programs were replaced.
+/// made now. All interfaces are attached or, after an error, none of those that were not before.
 ///
 /// # Errors
 ///
 /// As of [`load()`](super::load()), or an interface that is not there or has another program.
-pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Result<(Vec<Attached>, bool)> {
+pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Result<Attachment> {
     let pins = Pins::find()?;
     let mut routing = Routing::open()?;
     let interfaces = interface::list(&mut routing)?;
@@ -87,14 +100,40 @@ pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Re
             Err(error) => {
                 for new in made.iter().filter(|new| !new.already) {
                     // The first error is the one to tell.
-                    let _ = find(&interfaces, &new.interface).and_then(|it| detach_one(&pins, it));
+                    let _ =
+                        find(&interfaces, &new.interface).and_then(|it| detach_one(&pins, &mut routing, it));
                 }
                 return Err(error);
             }
         }
     }
     interface::tell_vlans(pins.directory(), &interfaces)?;
-    Ok((made, replaced))
+    let unseen = put_on_way_out(&pins, &mut routing, &interfaces)?;
+    Ok(Attachment { interfaces: made, replaced, unseen })
+}
+
+/// Puts the programs for what the director itself sends on all attached interfaces and on `lo`, by which its connections to
+/// its own virtual addresses go, in the place of older ones; where that could not be done.
+fn put_on_way_out(pins: &Pins, routing: &mut Routing, interfaces: &[Interface]) -> Result<Vec<Unseen>> {
+    let linked = linked(pins);
+    let mut unseen = Vec::new();
+    for Interface { index, name, .. } in interfaces {
+        if *index == LOOPBACK {
+            sysctl::switch_on(pins, *index, name)?;
+        } else if !linked.contains(index) {
+            continue;
+        }
+        unseen.extend(egress::put_on(pins, routing, *index, name).err());
+    }
+    Ok(unseen)
+}
+
+/// Takes the programs off `lo` when no interface is attached any more.
+fn leave_loopback(pins: &Pins, routing: &mut Routing, interfaces: &[Interface]) -> Result<()> {
+    match interfaces.iter().find(|interface| interface.index == LOOPBACK) {
+        Some(loopback) if linked(pins).is_empty() => detach_one(pins, routing, loopback),
+        _ => Ok(()),
+    }
 }
 
 fn find<'a>(interfaces: &'a [Interface], name: &str) -> Result<&'a Interface> {
@@ -208,7 +247,9 @@ fn remove_pin(pin: &Path) -> Result<()> {
     }
 }
 
-fn detach_one(pins: &Pins, interface: &Interface) -> Result<()> {
+fn detach_one(pins: &Pins, routing: &mut Routing, interface: &Interface) -> Result<()> {
+    // First, as an interface without a link is not attached any more, whatever else it has.
+    egress::take_off(pins, routing, interface.index)?;
     remove_pin(&link_pin(pins, interface.index))?;
     sysctl::restore(pins, interface.index, Some(&interface.name))
 }
@@ -224,20 +265,37 @@ fn forget_missing(pins: &Pins, interfaces: &[Interface]) -> Result<()> {
     let is_gone = |index: &u32| !interfaces.iter().any(|interface| interface.index == *index);
     for index in linked(pins).into_iter().chain(sysctl::remembered(pins)).filter(is_gone) {
         remove_pin(&link_pin(pins, index))?;
+        egress::forget(pins, index)?;
         sysctl::restore(pins, index, None)?;
     }
     Ok(())
 }
 
-/// Lists the interfaces that the program is attached to.
+/// An interface that a program is attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub interface: String,
+    /// How the program for what comes in is attached; on `lo` there is none.
+    pub mode: Option<Mode>,
+    /// Whether what the director itself sends out of it is seen.
+    pub sees_own: bool,
+}
+
+/// Lists the interfaces that programs are attached to.
 ///
 /// # Errors
 ///
 /// When the interfaces cannot be listed.
-pub fn attached(pins: &Pins) -> Result<Vec<(String, Mode)>> {
-    let interfaces = interface::list(&mut Routing::open()?)?;
-    let mode = |interface: Interface| mode_of(pins, &interface).map(|mode| (interface.name, mode));
-    Ok(interfaces.into_iter().filter_map(mode).collect())
+pub fn attached(pins: &Pins) -> Result<Vec<Listed>> {
+    let mut routing = Routing::open()?;
+    let interfaces = interface::list(&mut routing)?;
+    let listed = |interface: Interface| {
+        let mode = mode_of(pins, &interface);
+        let sees_own = egress::is_on(pins, &mut routing, interface.index);
+        (mode.is_some() || sees_own).then_some(Listed { interface: interface.name, mode, sees_own })
+    };
+    Ok(interfaces.into_iter().filter_map(listed).collect())
 }
 
 /// Takes the program off interfaces and gives them their settings back; maps and connections stay.
@@ -247,7 +305,8 @@ pub fn attached(pins: &Pins) -> Result<Vec<(String, Mode)>> {
 /// When one of the interfaces is not there or not attached: then nothing is done.
 pub fn detach(names: &[String]) -> Result<()> {
     let pins = Pins::find()?;
-    let interfaces = interface::list(&mut Routing::open()?)?;
+    let mut routing = Routing::open()?;
+    let interfaces = interface::list(&mut routing)?;
     let wanted: Vec<&Interface> = names.iter().map(|name| find(&interfaces, name)).collect::<Result<_>>()?;
     let guard = pins.lock_existing()?;
     for interface in &wanted {
@@ -255,7 +314,8 @@ pub fn detach(names: &[String]) -> Result<()> {
             return Err(failed(format!("interface {}", interface.name), "not attached"));
         }
     }
-    wanted.into_iter().try_for_each(|interface| detach_one(&pins, interface))
+    wanted.into_iter().try_for_each(|interface| detach_one(&pins, &mut routing, interface))?;
+    leave_loopback(&pins, &mut routing, &interfaces)
 }
 
 /// Takes everything away: sync daemons, programs, maps with the table and its connections, neighbours, settings.
@@ -273,7 +333,11 @@ pub fn detach_all() -> Result<()> {
     let mut routing = Routing::open()?;
     let interfaces = interface::list(&mut routing)?;
     // The programs first, so that nothing is forwarded by half a director.
-    linked(&pins).into_iter().try_for_each(|index| remove_pin(&link_pin(&pins, index)))?;
+    for index in linked(&pins) {
+        egress::take_off(&pins, &mut routing, index)?;
+        remove_pin(&link_pin(&pins, index))?;
+    }
+    egress::take_off(&pins, &mut routing, LOOPBACK)?;
     for index in sysctl::remembered(&pins) {
         let interface = interfaces.iter().find(|interface| interface.index == index);
         sysctl::restore(&pins, index, interface.map(|interface| interface.name.as_str()))?;

@@ -10,10 +10,9 @@ use std::path::Path;
 use aya::maps::{Map, ProgramArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::programs::{Program as AnyProgram, ProgramError, ProgramInfo, TestRun, TestRunOptions, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use aya_obj::programs::XdpAttachType;
 use lb_common::settings::Program;
 
 use super::pins::{Guard, Pins};
@@ -155,11 +154,8 @@ pub(super) fn replace(pins: &Pins, _guard: &Guard) -> Result<bool> {
 }
 
 /// Whether the pinned program of this name is this very program.
-fn is_same(pins: &Pins, name: &str, program: &aya::programs::Program) -> bool {
-    let Ok(pinned) = Xdp::from_pin(pins.directory().join(name), XdpAttachType::Interface) else {
-        return false;
-    };
-    match (pinned.info(), program.info()) {
+fn is_same(pins: &Pins, name: &str, program: &AnyProgram) -> bool {
+    match (ProgramInfo::from_pin(pins.directory().join(name)), program.info()) {
         (Ok(pinned), Ok(program)) => pinned.tag() == program.tag(),
         _ => false,
     }
@@ -212,8 +208,12 @@ fn create<'a>(loader: &mut EbpfLoader<'a>, set_up: impl FnOnce(&mut EbpfLoader<'
     set_up(loader);
     let mut ebpf = loader.load(object).map_err(|error| cannot_load(&error))?;
     for (name, program) in ebpf.programs_mut() {
-        let xdp: &mut Xdp = program.try_into().map_err(|error: ProgramError| failed(name, error))?;
-        xdp.load().map_err(|error| match error {
+        let loaded = match program {
+            AnyProgram::Xdp(program) => program.load(),
+            AnyProgram::SchedClassifier(program) => program.load(),
+            _ => return Err(failed(name, "a program of an unknown kind")),
+        };
+        loaded.map_err(|error| match error {
             ProgramError::LoadError { io_error, verifier_log } => {
                 cannot_verify(name, &io_error, &verifier_log.to_string())
             }

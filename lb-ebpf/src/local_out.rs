@@ -1,0 +1,249 @@
+//! Packets of the director itself on their way out, which XDP never sees: answers of destinations that are the director, and
+//! its own connections to virtual addresses.
+//!
+//! Runs at the end of the stack's output (`clsact`), for what comes from a socket; what is forwarded came in on an interface,
+//! and was balanced there. Checksums of such packets are mostly still to be computed, which the kernel's helpers know.
+//!
+//! IPVS counterpart: its hooks in `LOCAL_OUT`.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    bpf_redir_neigh as Neighbour, bpf_redir_neigh__bindgen_ty_1 as NeighbourAddress,
+};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::programs::TcContext;
+use lb_common::connection::{self as rules, Addresses, Entry, SERVER_SIDE, is_past, is_stale};
+use lb_common::destination::AVAILABLE;
+use lb_common::forward::End;
+use lb_common::packet::{self, Family, Packet};
+use lb_common::protocol::Protocol;
+use lb_common::reason::{Fate, Reason};
+
+use crate::forward::{self, NoHop};
+use crate::machine::opaque;
+use crate::maps::{self, Counted, DestinationRef, Scratch, SettingsRef};
+use crate::packet::{OutWindow, is_cut_later, is_own, leaves_by, set_handled};
+use crate::{balance, clock, connection, open};
+
+/// What the classifiers behind this one, and then the interface, get to see of a packet.
+#[derive(Clone, Copy)]
+pub enum Verdict {
+    /// The packet, on the way that it was on.
+    GoOut,
+    /// Nothing: it goes out of this interface, to the neighbour that [`maps::lookup`] has.
+    Redirect(u32),
+    /// Nothing: it comes in, as if from outside.
+    ComeIn,
+}
+
+/// `lo`, in every namespace.
+const LOOPBACK: u32 = 1;
+
+/// Does with a packet what was decided.
+///
+/// Reasons to leave a packet alone are not counted, as nearly all that a machine sends has one; but for that of its own.
+#[inline(always)]
+pub fn act(context: &TcContext, outcome: Result<Verdict, Reason>) -> i32 {
+    match outcome {
+        Ok(verdict) => {
+            set_handled(context);
+            match verdict {
+                Verdict::GoOut => {}
+                Verdict::Redirect(interface) => return redirect(interface),
+                Verdict::ComeIn => return come_in(context),
+            }
+        }
+        Err(reason) if reason.fate() == Fate::Drop => {
+            maps::count(reason);
+            return TC_ACT_SHOT;
+        }
+        Err(reason @ Reason::OwnLeftAlone) => maps::count(reason),
+        Err(_) => {}
+    }
+    // Let those behind decide: not the same as `TC_ACT_OK`.
+    TC_ACT_UNSPEC
+}
+
+/// Sends a packet out of an interface to the neighbour that the last route lookup led to.
+#[inline(always)]
+fn redirect(interface: u32) -> i32 {
+    let Some(way) = maps::lookup() else { return TC_ACT_SHOT };
+    // SAFETY: reading plain numbers out of a union of plain numbers; the helper reads a structure of this size.
+    unsafe {
+        let address = NeighbourAddress { ipv6_nh: way.__bindgen_anon_4.ipv6_dst };
+        let mut neighbour = Neighbour { nh_family: way.family.into(), __bindgen_anon_1: address };
+        bpf_redirect_neigh(interface, &raw mut neighbour, size_of::<Neighbour>() as i32, 0) as i32
+    }
+}
+
+/// Has a packet come in by `lo`, which takes what is for no link address.
+#[inline(always)]
+fn come_in(context: &TcContext) -> i32 {
+    // Hidden, or the compiler would put it into a map of constants.
+    if context.store(0, &opaque(0), 0).is_err() {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the helper takes two numbers.
+    unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32 }
+}
+
+/// Looks at a packet of the director itself: an answer of a destination that it is, or a packet for a virtual address.
+#[inline(always)]
+pub fn see<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
+    let settings = balance::serving()?;
+    if !is_own(context) {
+        return Err(Reason::NotOurs);
+    }
+    let frame = &OutWindow::of(context);
+    let (family, network) = packet::network(frame)?;
+    if (family == Family::V6) != IPV6 {
+        return Err(Reason::NotOurs);
+    }
+    let packet = balance::headers_of::<IPV6>(frame, settings, network)?;
+    let scratch = maps::scratch()?;
+    // There until it is known whose they are: there is no room for them on the stack.
+    scratch.server_addresses = balance::addresses_of::<IPV6>(frame, &packet)?;
+    let packet = scratch.keep::<IPV6>(packet);
+    let now = clock::now(settings);
+    if let Some(deadline) = connection::look::<IPV6>(false) {
+        let scratch = maps::scratch()?;
+        let (its, seen) = (&scratch.client_addresses, &scratch.server_addresses);
+        if is_past(deadline, now) {
+            connection::remove_dead(&balance::client_side(&scratch.client_side), now);
+        } else if IPV6 && (its.source != seen.source || its.destination != seen.destination) {
+            return Err(Reason::LooksAlike);
+        } else if known(settings, &packet, deadline, &scratch.client_side, now)? {
+            return send::<IPV6>(context, &packet);
+        }
+    } else if let Some(deadline) = connection::look::<IPV6>(true) {
+        let scratch = maps::scratch()?;
+        if balance::answers::<IPV6>(settings, &packet, &scratch.server_addresses, scratch, deadline, now) {
+            return Ok(Verdict::GoOut);
+        }
+    }
+    let scratch = maps::scratch()?;
+    scratch.client_addresses = scratch.server_addresses;
+    open::own::<IPV6>(settings, &packet, now)?;
+    send::<IPV6>(context, &packet)
+}
+
+/// Counts a packet of a known flow and lets the state table see it, unless it ends its connection: then it may begin another.
+#[inline(always)]
+fn known(
+    settings: SettingsRef,
+    packet: &Packet,
+    deadline: u32,
+    entry: &Entry,
+    now: u32,
+) -> Result<bool, Reason> {
+    let out = entry.role == SERVER_SIDE;
+    let destination = DestinationRef::at(entry.destination).ok_or(Reason::Internal)?;
+    let available = destination.status() & AVAILABLE != 0;
+    if !out {
+        if balance::ends(settings, packet, entry, destination) {
+            connection::remove(&packet.tuple);
+            return Ok(false);
+        }
+        if !available {
+            return Err(Reason::DestinationDeleted);
+        }
+    }
+    if available {
+        let counted = if out { Counted::Out } else { Counted::In };
+        maps::count_part(settings, entry.destination, counted, packet);
+    }
+    let moves = !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out)
+        || is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
+    if moves {
+        connection::advance(&balance::client_side(entry), packet.tcp_flags, out, now);
+    }
+    Ok(true)
+}
+
+/// Sends a packet on whose flow's entry is in the scratch room: an answer where it goes anyway, others to their destination.
+#[inline(always)]
+fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdict, Reason> {
+    let Scratch { client_side: entry, client_addresses: addresses, .. } = maps::scratch()?;
+    if entry.role == SERVER_SIDE {
+        translate::<IPV6>(context, packet, entry, addresses, End::Source)?;
+        return Ok(Verdict::GoOut);
+    }
+    let interface = leaves_by(context);
+    let way = match forward::ask(context.as_ptr(), interface, packet, entry, addresses) {
+        Ok(way) => {
+            // SAFETY: reading a plain number out of a union of plain numbers.
+            if packet.length > unsafe { way.__bindgen_anon_1.mtu_result } && !is_cut_later(context) {
+                return Err(Reason::NotFragmented);
+            }
+            Some(way)
+        }
+        // The kernel resolves it; only the largest packet that it takes is not known.
+        Err(NoHop::Neighbour) => maps::lookup(),
+        Err(NoHop::Local) => None,
+        Err(NoHop::Refused(reason)) => return Err(reason),
+    };
+    if entry.has_twin() {
+        translate::<IPV6>(context, packet, entry, addresses, End::Destination)?;
+    }
+    let Some(way) = way else {
+        // Already on its way to the director itself, or to be turned back.
+        return Ok(if interface == LOOPBACK { Verdict::GoOut } else { Verdict::ComeIn });
+    };
+    Ok(Verdict::Redirect(way.ifindex))
+}
+
+/// Replaces the address and the port that a NAT connection replaces.
+///
+/// By the kernel's helpers: they know whether a checksum is there, or only the part of it that network cards want to find.
+#[inline(always)]
+fn translate<const IPV6: bool>(
+    context: &TcContext,
+    packet: &Packet,
+    entry: &Entry,
+    addresses: &Addresses,
+    end: End,
+) -> Result<(), Reason> {
+    let (network, transport) = (usize::from(packet.network), usize::from(packet.transport));
+    let is_source = end == End::Source;
+    let (from, port_at) = if is_source {
+        (packet.tuple.raw_source_port(), transport)
+    } else {
+        (packet.tuple.raw_destination_port(), transport + 2)
+    };
+    // Where the checksum is, and how it is written.
+    let checksum = match packet.tuple.transport() {
+        number if number == Protocol::Tcp.number() => Some((transport + 16, 0)),
+        number if number == Protocol::Udp.number() => Some((transport + 6, u64::from(BPF_F_MARK_MANGLED_0))),
+        // SCTP's does not cover addresses; what a new port makes of it depends on whether it is there, and nobody tells.
+        _ if from != entry.port => return Err(Reason::OwnLeftAlone),
+        _ => None,
+    };
+    let fails = |_| Reason::Malformed;
+    let mend = |from: u32, to: u32, size: u64, pseudo: u64| match checksum {
+        Some((at, flags)) => {
+            context.l4_csum_replace(at, from.into(), to.into(), flags | pseudo | size).map_err(fails)
+        }
+        None => Ok(()),
+    };
+    if IPV6 {
+        let old = if is_source { addresses.source } else { addresses.destination };
+        let at = network + if is_source { 8 } else { 24 };
+        for (old, new) in old.into_iter().zip(addresses.other) {
+            mend(old as u32, new as u32, 4, BPF_F_PSEUDO_HDR.into())?;
+            mend((old >> 32) as u32, (new >> 32) as u32, 4, BPF_F_PSEUDO_HDR.into())?;
+        }
+        context.store(at, &addresses.other, 0).map_err(fails)?;
+    } else {
+        let old = if is_source { packet.tuple.raw_source() } else { packet.tuple.raw_destination() };
+        let at = network + if is_source { 12 } else { 16 };
+        context.l3_csum_replace(network + 10, old.into(), entry.address.into(), 4).map_err(fails)?;
+        mend(old, entry.address, 4, BPF_F_PSEUDO_HDR.into())?;
+        context.store(at, &entry.address, 0).map_err(fails)?;
+    }
+    if from != entry.port {
+        mend(from.into(), entry.port.into(), 2, 0)?;
+        context.store(port_at, &entry.port, 0).map_err(fails)?;
+    }
+    Ok(())
+}

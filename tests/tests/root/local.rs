@@ -1,0 +1,338 @@
+//! What the director itself sends: answers of services whose real server is the director, and connections to virtual addresses.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::lab::namespace::Namespace;
+use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
+use tests::lab::{CLIENT, CLIENT_IPV6, DIRECTOR_CLIENTS, DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6};
+
+const REQUESTS: u64 = 100;
+
+/// The director's address on the servers' side.
+const DIRECTOR_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
+
+/// A virtual address, the client's address and an address of the director, by family.
+fn families() -> [(IpAddr, IpAddr, IpAddr); 2] {
+    [
+        (VIP.into(), CLIENT.into(), DIRECTOR_SERVERS.into()),
+        (VIP_IPV6.into(), CLIENT_IPV6.into(), DIRECTOR_IPV6.into()),
+    ]
+}
+
+/// The only destination's counters of a service: connections, packets in and out, bytes in and out.
+fn counted(lab: &Lab, service: &str) -> Result<Vec<u64>> {
+    let listing = lab.xipvs(&format!("-Ln --stats --exact {service}"))?;
+    let line = listing.lines().find(|line| line.starts_with("  -> ") && !line.contains("Remote"));
+    let words = line.context("no destination")?.split_whitespace().skip(2);
+    Ok(words.map(str::parse).collect::<std::result::Result<_, _>>()?)
+}
+
+/// Active and inactive connections of a service's only destination.
+fn connections(lab: &Lab, service: &str) -> Result<(u64, u64)> {
+    let listing = lab.xipvs(&format!("-Ln {service}"))?;
+    let line = listing.lines().find(|line| line.starts_with("  -> ") && !line.contains("Remote"));
+    let words: Vec<&str> = line.context("no destination")?.split_whitespace().collect();
+    Ok((words[4].parse()?, words[5].parse()?))
+}
+
+/// Has an echo of four million bytes.
+fn sends_much(from: &Namespace, to: SocketAddr) -> Result<()> {
+    let mut stream = from.connect(to)?;
+    greeting(&stream)?;
+    let data: Vec<u8> = (0..4_000_000_u32).map(|number| (number / 7) as u8).collect();
+    let mut writer = stream.try_clone()?;
+    let sent = data.clone();
+    let sender = thread::spawn(move || writer.write_all(&sent));
+    let mut back = vec![0; data.len()];
+    stream.read_exact(&mut back)?;
+    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    ensure!(back == data, "what came back is not what was sent");
+    Ok(())
+}
+
+/// Asks a service whose destination is the director: what client and server send is counted, and states follow it.
+fn tcp_service(method: &str, port: u16) -> Result<()> {
+    let lab = Lab::new("local", 0)?;
+    let _server = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, port))?;
+    lab.attach()?;
+    for (vip, client, director) in families() {
+        let to = SocketAddr::new(vip, 80);
+        lab.xipvs(&format!("-A -t {to} -s rr"))?;
+        let destination = SocketAddr::new(director, if method == "-m" { port } else { 80 });
+        lab.xipvs(&format!("-a -t {to} -r {destination} {method}"))?;
+        let service = format!("-t {to}");
+
+        let open = lab.client.connect(to)?;
+        assert_eq!(greeting(&open)?.client.ip(), client);
+        assert_eq!(
+            connections(&lab, &service)?,
+            (1, 0),
+            "{to}: the answer is seen, so that it is established"
+        );
+        let listed = lab.xipvs("-Lnc")?;
+        assert!(
+            listed.lines().any(|line| line.contains("ESTABLISHED") && line.contains(&vip.to_string())),
+            "{listed}"
+        );
+        drop(open);
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(connections(&lab, &service)?, (0, 1), "{to}");
+
+        lab.xipvs("-Z")?;
+        let before = segments(&lab.client)?;
+        for _ in 0..REQUESTS {
+            assert_eq!(ask_tcp(&lab.client, to)?.client.ip(), client);
+        }
+        thread::sleep(Duration::from_millis(300));
+        let after = segments(&lab.client)?;
+        let counted = counted(&lab, &service)?;
+        assert_eq!(counted[..3], [REQUESTS, after.1 - before.1, after.0 - before.0], "{to} {method}");
+        sends_much(&lab.client, to)?;
+    }
+    Ok(())
+}
+
+/// Segments that a namespace has received and sent, of both families.
+fn segments(namespace: &Namespace) -> Result<(u64, u64)> {
+    let table = namespace.run("cat /proc/net/snmp")?;
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (titles, values) = (lines.next().context("no titles")?, lines.next().context("no values")?);
+    let value = |title: &str| -> Result<u64> {
+        let at = titles.split(' ').position(|word| word == title).context("no such title")?;
+        Ok(values.split(' ').nth(at).context("no such value")?.parse()?)
+    };
+    Ok((value("InSegs")?, value("OutSegs")? + value("RetransSegs")?))
+}
+
+#[test]
+fn the_director_serves_by_nat_itself() -> Result<()> {
+    tcp_service("-m", 8080)
+}
+
+#[test]
+fn the_director_serves_by_direct_routing_itself() -> Result<()> {
+    tcp_service("-g", 80)
+}
+
+#[test]
+fn the_director_answers_datagrams_itself() -> Result<()> {
+    let lab = Lab::new("local-udp", 0)?;
+    lab.attach()?;
+    for (vip, client, director) in families() {
+        let _nat = Listener::udp_in(&lab.director, "nat", SocketAddr::new(director, 5353))?;
+        let _direct = Listener::udp_in(&lab.director, "direct", SocketAddr::new(vip, 54))?;
+        for (port, destination, method, name) in [(53, 5353, "-m", "nat"), (54, 54, "-g", "direct")] {
+            let to = SocketAddr::new(vip, port);
+            lab.xipvs(&format!("-A -u {to} -s rr"))?;
+            lab.xipvs(&format!("-a -u {to} -r {} {method}", SocketAddr::new(director, destination)))?;
+            let socket = lab.client.bind(SocketAddr::new(client, 0))?;
+            for _ in 0..REQUESTS {
+                let answer = ask_udp(&socket, to)?;
+                assert_eq!((answer.server.as_str(), answer.client), (name, socket.local_addr()?));
+            }
+            let counted = counted(&lab, &format!("-u {to}"))?;
+            assert_eq!(counted[..3], [1, REQUESTS, REQUESTS], "{to} {method}");
+            let headers = if vip.is_ipv4() { 28 } else { 48 };
+            assert_eq!(counted[3], REQUESTS * (headers + 3), "{to} {method}");
+            let greeting = format!("{name} {}\n", socket.local_addr()?).len() as u64;
+            assert_eq!(counted[4], REQUESTS * (headers + 3 + greeting), "{to} {method}");
+        }
+    }
+    Ok(())
+}
+
+/// Takes the virtual addresses off the servers: what the director sends to its own ones has them as its source.
+fn without_virtual_addresses(lab: &Lab) -> Result<()> {
+    for server in &lab.servers {
+        server
+            .namespace
+            .ip(&[&format!("addr del {VIP}/32 dev lo"), &format!("addr del {VIP_IPV6}/128 dev lo")])?;
+    }
+    Ok(())
+}
+
+/// Adds a service with all servers, reached at a port by a method.
+fn add_service(lab: &Lab, option: &str, to: SocketAddr, port: u16, method: &str) -> Result<()> {
+    lab.xipvs(&format!("-A {option} {to} -s rr"))?;
+    for server in &lab.servers {
+        let address = if to.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
+        lab.xipvs(&format!("-a {option} {to} -r {} {method}", SocketAddr::new(address, port)))?;
+    }
+    Ok(())
+}
+
+/// Sums up the counters of a service's destinations.
+fn sums(lab: &Lab, service: &str) -> Result<[u64; 3]> {
+    let mut sums = [0; 3];
+    for line in lab.xipvs(&format!("-Ln --stats --exact {service}"))?.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words.first() == Some(&"->") && words[1] != "RemoteAddress:Port" {
+            for (sum, word) in sums.iter_mut().zip(&words[2..]) {
+                *sum += word.parse::<u64>()?;
+            }
+        }
+    }
+    Ok(sums)
+}
+
+#[test]
+fn the_director_itself_is_a_client_of_a_virtual_address_of_its_own() -> Result<()> {
+    let lab = Lab::new("own", 3)?;
+    without_virtual_addresses(&lab)?;
+    let _web: Vec<_> = lab.servers.iter().map(|server| Listener::tcp(server, 8080)).collect::<Result<_>>()?;
+    lab.attach()?;
+    for (vip, ..) in families() {
+        let to = SocketAddr::new(vip, 80);
+        add_service(&lab, "-t", to, 8080, "-m")?;
+        let before = segments(&lab.director)?;
+        let mut answered = std::collections::BTreeMap::new();
+        for _ in 0..REQUESTS {
+            let answer = ask_tcp(&lab.director, to)?;
+            // The kernel chooses the address that it connects to, as it is its own, and NAT leaves it.
+            assert_eq!(answer.client.ip(), vip);
+            *answered.entry(answer.server).or_insert(0) += 1;
+        }
+        assert!(answered.len() == 3 && answered.values().all(|times| *times >= REQUESTS / 3), "{answered:?}");
+        thread::sleep(Duration::from_millis(300));
+        let after = segments(&lab.director)?;
+        let service = format!("-t {to}");
+        assert_eq!(sums(&lab, &service)?, [REQUESTS, after.1 - before.1, after.0 - before.0], "{to}");
+        sends_much(&lab.director, to)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn direct_routing_and_datagrams_of_the_director_itself_go_to_servers() -> Result<()> {
+    let lab = Lab::new("own-direct", 2)?;
+    let _web: Vec<_> = lab.servers.iter().map(|server| Listener::tcp(server, 80)).collect::<Result<_>>()?;
+    lab.attach()?;
+    for (vip, _, director) in families() {
+        let to = SocketAddr::new(vip, 80);
+        add_service(&lab, "-t", to, 80, "-g")?;
+        // From another address than the virtual one, which the servers have themselves.
+        for _ in 0..REQUESTS {
+            let answer = greeting(&lab.director.connect_from(director, to)?)?;
+            ensure!(answer.server.starts_with("server") && answer.client.ip() == director, "{answer:?}");
+        }
+        thread::sleep(Duration::from_millis(300));
+        let [connections, received, sent] = sums(&lab, &format!("-t {to}"))?;
+        assert_eq!(connections, REQUESTS);
+        // The answers come in from the servers directly.
+        assert!(received >= 4 * REQUESTS && sent >= 3 * REQUESTS, "{received} {sent}");
+
+        let to = SocketAddr::new(vip, 53);
+        add_service(&lab, "-u", to, 5353, "-m")?;
+        let server = |server: &tests::lab::Server| -> Result<Listener> {
+            let address: IpAddr =
+                if vip.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
+            Listener::udp(server, SocketAddr::new(address, 5353))
+        };
+        let _dns: Vec<_> = lab.servers.iter().map(server).collect::<Result<_>>()?;
+        let socket = lab.director.bind(SocketAddr::new(director, 0))?;
+        let first = ask_udp(&socket, to)?;
+        assert_eq!(first.client, socket.local_addr()?);
+        for _ in 1..REQUESTS {
+            assert_eq!(ask_udp(&socket, to)?, first);
+        }
+        assert_eq!(sums(&lab, &format!("-u {to}"))?, [1, REQUESTS, REQUESTS], "{to}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_director_itself_is_client_and_server() -> Result<()> {
+    let lab = Lab::new("own-local", 0)?;
+    let _web = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 8080))?;
+    lab.attach()?;
+    for (vip, _, director) in families() {
+        for (port, method, destination) in [(80, "-m", director), (8080, "-g", director), (81, "-m", vip)] {
+            let to = SocketAddr::new(vip, port);
+            lab.xipvs(&format!("-A -t {to} -s rr"))?;
+            lab.xipvs(&format!("-a -t {to} -r {} {method}", SocketAddr::new(destination, 8080)))?;
+            let before = segments(&lab.director)?;
+            for _ in 0..REQUESTS {
+                assert_eq!(ask_tcp(&lab.director, to)?.client.ip(), vip);
+            }
+            thread::sleep(Duration::from_millis(300));
+            let after = segments(&lab.director)?;
+            let [connections, received, sent] = sums(&lab, &format!("-t {to}"))?;
+            // Both sides' segments are the director's.
+            assert_eq!((connections, received + sent), (REQUESTS, after.1 - before.1), "{to} {method}");
+            sends_much(&lab.director, to).with_context(|| format!("{to} {method}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_virtual_address_that_the_director_only_has_a_route_to_is_balanced_for_itself() -> Result<()> {
+    let lab = Lab::new("own-routed", 2)?;
+    without_virtual_addresses(&lab)?;
+    let _web: Vec<_> = lab.servers.iter().map(|server| Listener::tcp(server, 8080)).collect::<Result<_>>()?;
+    let _own = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 8080))?;
+    lab.director.ip(&[
+        &format!("addr del {VIP}/32 dev clients"),
+        &format!("addr del {VIP_IPV6}/128 dev clients"),
+        &format!("route add {VIP}/32 via {CLIENT}"),
+        &format!("route add {VIP_IPV6}/128 via {CLIENT_IPV6}"),
+    ])?;
+    lab.attach()?;
+    let sources: [IpAddr; 2] = [DIRECTOR_CLIENTS.into(), "fd00:1::1".parse()?];
+    for ((vip, _, director), source) in families().into_iter().zip(sources) {
+        let to = SocketAddr::new(vip, 80);
+        add_service(&lab, "-t", to, 8080, "-m")?;
+        let before = segments(&lab.director)?;
+        for _ in 0..REQUESTS {
+            let answer = ask_tcp(&lab.director, to)?;
+            assert_eq!(answer.client.ip(), source);
+            assert!(answer.server.starts_with("server"), "{answer:?}");
+        }
+        thread::sleep(Duration::from_millis(300));
+        let after = segments(&lab.director)?;
+        let service = format!("-t {to}");
+        assert_eq!(sums(&lab, &service)?, [REQUESTS, after.1 - before.1, after.0 - before.0], "{to}");
+        sends_much(&lab.director, to)?;
+
+        // And to itself.
+        let to = SocketAddr::new(vip, 82);
+        lab.xipvs(&format!("-A -t {to} -s rr"))?;
+        lab.xipvs(&format!("-a -t {to} -r {} -m", SocketAddr::new(director, 8080)))?;
+        assert_eq!(ask_tcp(&lab.director, to)?.server, "director");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_server_the_directors_own_connection_is_dropped_and_counted() -> Result<()> {
+    let lab = Lab::new("own-none", 1)?;
+    lab.attach()?;
+    lab.xipvs(&format!("-A -t {VIP}:80 -s rr"))?;
+    lab.xipvs(&format!("-a -t {VIP}:80 -r {}:80 -m -w 0", lab.servers[0].address))?;
+    let _own = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 80))?;
+    let from = SocketAddr::new(DIRECTOR_SERVERS.into(), 0);
+    let asked = lab.director.run(&format!("curl --max-time 1 --interface {} http://{VIP}/", from.ip()));
+    assert!(asked.is_err());
+    assert!(lab.xipvs("status")?.contains("no-destination"));
+    // What no service takes is the stack's.
+    let _other = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 90))?;
+    assert_eq!(ask_tcp(&lab.director, SocketAddr::new(VIP.into(), 90))?.server, "director");
+    Ok(())
+}
+
+#[test]
+fn a_tunnel_does_not_take_what_the_director_itself_sends() -> Result<()> {
+    let lab = Lab::new("own-tunnel", 1)?;
+    lab.attach()?;
+    lab.xipvs(&format!("-A -t {VIP}:80 -s rr"))?;
+    lab.xipvs(&format!("-a -t {VIP}:80 -r {} -i", lab.servers[0].address))?;
+    let _own = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 80))?;
+    assert_eq!(ask_tcp(&lab.director, SocketAddr::new(VIP.into(), 80))?.server, "director");
+    assert!(lab.xipvs("status")?.contains("own-left-alone"));
+    assert_eq!(sums(&lab, &format!("-t {VIP}:80"))?, [0, 0, 0]);
+    Ok(())
+}
