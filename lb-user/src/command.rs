@@ -445,8 +445,10 @@ fn attach(interfaces: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> R
         }
         if let Some(why) = one.fallback {
             eprintln!(
-                "xipvs: warning: {name} is attached in {} mode, which is slower: {why}",
-                Mode::Generic.name()
+                "xipvs: warning: {name} is attached in {} mode, which is slower: {why}; what comes in elsewhere in {} \
+                 mode cannot leave by it, so attach that with --generic too",
+                Mode::Generic.name(),
+                Mode::Native.name()
             );
         }
     }
