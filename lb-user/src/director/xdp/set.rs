@@ -72,7 +72,7 @@ impl DestinationSet {
         &self,
         records: &[Destination],
         scheduler: Scheduler,
-        slot: u32,
+        (slot, family): (u32, u8),
         change: Change,
     ) -> Result<Vec<[u32; LINE]>, Error> {
         let ladder = Ladder::new(records.iter().map(|record| record.weight));
@@ -83,7 +83,7 @@ impl DestinationSet {
             (_, Change::Removed(position)) => before.after_removal(position),
             (_, Change::Edited | Change::Rescheduled(_)) => before,
         };
-        let table = table(records, scheduler)?;
+        let table = table(records, scheduler, family)?;
         let (length, table_length) = (self.ids.len() as u32, table.len() as u32);
         let tree = tree(scheduler, length);
         let header = SetHeader {
@@ -112,7 +112,7 @@ impl DestinationSet {
 
 /// The table of a scheduler that hashes, or the sums of twos over a large set; empty for the others. dh has it made anew on an edit too, which changes
 /// nothing: weights do not matter to it.
-fn table(records: &[Destination], scheduler: Scheduler) -> Result<Vec<u32>, Error> {
+fn table(records: &[Destination], scheduler: Scheduler, family: u8) -> Result<Vec<u32>, Error> {
     match scheduler {
         Scheduler::SourceHash => {
             let weights: Vec<u32> = records.iter().map(|record| record.weight).collect();
@@ -129,7 +129,7 @@ fn table(records: &[Destination], scheduler: Scheduler) -> Result<Vec<u32>, Erro
             let turns = mh::Turns::new(records.iter().map(|record| record.last_weight), mh::DEFAULT_SIZE);
             let permutation = |record: &Destination| {
                 let (port, turns) = (u16::from_be(record.port), turns.of(record.last_weight));
-                mh::Permutation::new(address_key(record), port, turns, mh::DEFAULT_SIZE)
+                mh::Permutation::new(address_key(record, family), port, turns, mh::DEFAULT_SIZE)
             };
             let mut permutations: Vec<_> = records.iter().map(permutation).collect();
             let mut entries = vec![0; mh::DEFAULT_SIZE as usize];
@@ -160,9 +160,10 @@ fn tree(scheduler: Scheduler, length: u32) -> Vec<u32> {
     numbers
 }
 
-/// A destination's address as hashing schedulers take it.
-fn address_key(record: &Destination) -> u32 {
-    match address_of(record.address, record.family) {
+/// A destination's address as hashing schedulers take it: as one of its service's family, so that of an IPv6 address behind
+/// an IPv4 service only the first word counts.
+fn address_key(record: &Destination, family: u8) -> u32 {
+    match address_of(record.address, family) {
         IpAddr::V4(address) => address::key_v4(address.octets()),
         IpAddr::V6(address) => address::key_v6(address.octets()),
     }
@@ -240,7 +241,7 @@ impl Arena {
             0
         } else {
             let records: Vec<_> = set.ids.iter().filter_map(|id| maps.destinations.read(*id)).collect();
-            let lines = set.lines(&records, scheduler, slot, change)?;
+            let lines = set.lines(&records, scheduler, (slot, service.family), change)?;
             let first = self.allocate(maps, lines.len() as u32)?;
             for (line, numbers) in (first..).zip(&lines) {
                 maps.arena.write(line, numbers);
