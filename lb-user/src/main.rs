@@ -1,13 +1,6 @@
 //! The `xipvs` command, which under the names `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore` is that tool.
 
 mod command;
-mod drain;
-mod follow;
-mod marking;
-mod signals;
-mod status;
-mod sync_daemon;
-mod takeover;
 
 use std::process::ExitCode;
 

@@ -7,12 +7,12 @@ use xipvs::director::Director;
 use xipvs::director::kernel::Kernel;
 use xipvs::hand_over::{HandedOver, hand_over};
 
-use crate::command::open_xdp;
-use crate::follow::{DIFFERENT, open_loaded};
+use super::exit::DIFFERENT;
+use super::open;
 
 /// Carries out `xipvs adopt`: 0 when every connection is in the XDP table, 1 when some were left, which is told.
 pub fn adopt(to: &mut dyn Write) -> Result<u8> {
-    let mut xdp = open_xdp()?;
+    let mut xdp = open::xdp()?;
     let takeover = xdp.adopt(&Kernel::open()?.connections()?)?;
     writeln!(to, "{} taken over, {} known", connections(takeover.taken), takeover.known)?;
     for (reason, count) in &takeover.left {
@@ -23,7 +23,7 @@ pub fn adopt(to: &mut dyn Write) -> Result<u8> {
 
 /// Carries out `xipvs hand-over`: 0 when kernel IPVS has every connection, 1 when it lacks some, which is told.
 pub fn hand_over_all(to: &mut dyn Write) -> Result<u8> {
-    let (records, lost) = open_loaded()?.sync_records()?;
+    let (records, lost) = open::xdp_if_loaded()?.sync_records()?;
     let HandedOver { arrived, missing } = hand_over(&records, &mut Kernel::open()?)?;
     writeln!(to, "{} handed over", connections(arrived))?;
     for (reason, count) in [("of a deleted destination", lost), ("not taken", missing)] {

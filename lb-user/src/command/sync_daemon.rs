@@ -13,8 +13,8 @@ use xipvs::director::xdp::daemon::Daemons;
 use xipvs::sync::Daemon;
 use xipvs::table::{SyncDaemon, SyncRole};
 
-use crate::command::open_xdp;
-use crate::signals;
+use super::exit::FAILED;
+use super::{open, signals};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -75,7 +75,7 @@ pub fn run(words: Words) -> Result<u8> {
         port: words.port,
         ttl: words.ttl,
     };
-    let started = open_xdp().and_then(|xdp| Daemon::start(xdp, &daemon));
+    let started = open::xdp().and_then(|xdp| Daemon::start(xdp, &daemon));
     if words.background {
         let (started, answer) = match started {
             Ok(daemon) => (Some(daemon), Daemons::answer(&Ok(()))),
@@ -84,7 +84,7 @@ pub fn run(words: Words) -> Result<u8> {
         leave_the_terminal(&answer)?;
         return match started {
             Some(mut daemon) => Ok(daemon.run(stop.as_fd()).map(|()| 0)?),
-            None => Ok(crate::command::FAILED),
+            None => Ok(FAILED),
         };
     }
     started?.run(stop.as_fd())?;

@@ -11,7 +11,7 @@ use xipvs::director::xdp::daemon::Tally;
 use xipvs::director::xdp::lifecycle::{self, Listed, Mode, Pins};
 use xipvs::table::SyncRole;
 
-use crate::drain;
+use super::drain;
 
 /// Writes the status of the calling thread's network namespace; with `all`, reasons that no packet had too.
 pub fn write(to: &mut dyn Write, all: bool) -> Result<()> {

@@ -8,16 +8,11 @@ use std::time::Duration;
 use anyhow::Result;
 use xipvs::director;
 use xipvs::director::kernel::Kernel;
-use xipvs::director::xdp::Xdp;
-use xipvs::director::xdp::lifecycle::Pins;
 use xipvs::mirror::{self, Follower, Pair};
 use xipvs::plan::{Applied, describe};
 
-use crate::command::open_xdp;
-use crate::signals;
-
-/// The exit status where tables differ: what `diff` found, or `mirror` could not do.
-pub const DIFFERENT: u8 = 1;
+use super::exit::DIFFERENT;
+use super::{open, signals};
 
 /// Which of the two tables is the one to go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -32,21 +27,10 @@ impl Direction {
     /// Opens source and target.
     fn open(self) -> director::Result<Pair> {
         Ok(match self {
-            Self::ToKernel => (Box::new(open_loaded()?), Box::new(Kernel::open()?)),
-            Self::FromKernel => (Box::new(Kernel::open()?), Box::new(open_xdp()?)),
+            Self::ToKernel => (Box::new(open::xdp_if_loaded()?), Box::new(Kernel::open()?)),
+            Self::FromKernel => (Box::new(Kernel::open()?), Box::new(open::xdp()?)),
         })
     }
-}
-
-/// Opens the XDP director as a source: where it is not loaded there is nothing to go by, which is not the same as
-/// an empty table.
-pub fn open_loaded() -> director::Result<Xdp> {
-    let pins = Pins::find()?;
-    if !pins.is_loaded() {
-        let text = "the XDP director is not loaded in this network namespace";
-        return Err(director::Error::Unavailable(text.into()));
-    }
-    Xdp::open(pins.directory())
 }
 
 /// Carries out `xipvs mirror`: 0 when the tables are equal now, 1 when something was refused, which is named.

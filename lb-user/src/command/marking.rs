@@ -8,8 +8,7 @@ use xipvs::director::Director;
 use xipvs::mark::import::{Imported, import};
 use xipvs::mark::{self, Words};
 
-/// The exit status when some of what was to be imported cannot be expressed.
-const INCOMPLETE: u8 = 1;
+use super::exit::DIFFERENT;
 
 /// What is done with the rules.
 #[derive(Debug, Subcommand)]
@@ -71,7 +70,7 @@ pub fn carry_out(command: MarkCommand, director: &mut dyn Director, to: &mut dyn
             for text in &left_out {
                 writeln!(io::stderr(), "xipvs: left out: {text}")?;
             }
-            return Ok(if left_out.is_empty() { 0 } else { INCOMPLETE });
+            return Ok(if left_out.is_empty() { 0 } else { DIFFERENT });
         }
     }
     to.flush()?;
