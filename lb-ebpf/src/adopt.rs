@@ -1,8 +1,9 @@
 //! Taking over a connection, or a persistence template, that another director made.
 //!
 //! User space knows it from a listing; the packet that the program is run on describes it. It goes into the table as one
-//! that a packet made: with both its entries, counted at its destination, controlled by its client's template. IPVS
-//! counterpart: `ip_vs_proc_conn` of the backup sync daemon.
+//! that a packet made: with both its entries, counted at its destination, controlled by its client's template, and in the
+//! place of one that is half-open or closed where no other is left. IPVS counterpart: `ip_vs_proc_conn` of the backup
+//! sync daemon.
 
 use aya_ebpf::programs::XdpContext;
 use lb_common::connection::{
@@ -15,7 +16,7 @@ use lb_common::tuple::Tuple;
 use crate::clock;
 use crate::connection::{self, Found, Inserted};
 use crate::maps::{self, DestinationRef, Scratch, ServiceRef, SettingsRef};
-use crate::open::{client_side, store};
+use crate::open::{client_side, make_room, store};
 use crate::packet::Window;
 use crate::persistence;
 
@@ -97,7 +98,11 @@ fn take_over_connection(
         template: persistence::join(wanted.service, tuple, wanted.destination),
         ..client_side(settings, tuple, client_addresses, wanted.destination, destination, wanted.port, now)
     };
-    let stored = store(now.wrapping_add(wanted.lifetime), now);
+    let deadline = now.wrapping_add(wanted.lifetime);
+    let mut stored = store(deadline, now);
+    if stored == Inserted::Full && make_room(settings, entry, now) {
+        stored = store(deadline, now);
+    }
     if stored == Inserted::Stored {
         connection::join_destination(entry, destination);
     } else {
@@ -124,5 +129,10 @@ fn take_over_template(
     if wanted.flags & SYNCED != 0 {
         entry.link[TIMEOUT] = wanted.lifetime;
     }
-    persistence::insert(entry, settings, destination, now.wrapping_add(wanted.lifetime))
+    let deadline = now.wrapping_add(wanted.lifetime);
+    let stored = persistence::insert(entry, settings, destination, deadline);
+    if stored == Inserted::Full && connection::make_room(key, settings, now, false) {
+        return persistence::insert(entry, settings, destination, deadline);
+    }
+    stored
 }

@@ -372,6 +372,8 @@ fn put(entry: &Entry, beside: Option<(AddressesRef, &Addresses)>, home: Home, de
 /// Puts a scratch entry into the table: into its home set, or into an alternate when that is full.
 #[inline(always)]
 pub fn insert(entry: &mut Entry, settings: SettingsRef, deadline: u32) -> Inserted {
+    // It may have been, before somebody made room.
+    entry.flags &= !DISPLACED;
     let home = home(&entry.tuple(), settings);
     match connection_put(home.set, home.tag, deadline, entry.role.into()) {
         PUT_FULL => displace(entry, home, settings, deadline),
@@ -385,6 +387,7 @@ pub fn insert_here(entry: &mut Entry, settings: SettingsRef, deadline: u32) -> I
     if entry.tuple().is_ipv6() {
         return insert(entry, settings, deadline);
     }
+    entry.flags &= !DISPLACED;
     let home = home(&entry.tuple(), settings);
     match put(entry, None, home, deadline) {
         PUT_FULL => displace(entry, home, settings, deadline),

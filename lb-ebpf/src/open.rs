@@ -5,8 +5,7 @@
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Delta;
 use lb_common::connection::{
-    self as rules, Addresses, Advance, CLIENT_SIDE, DISPLACED, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE,
-    no_hop,
+    self as rules, Addresses, Advance, CLIENT_SIDE, Entry, INACTIVE, NO_OUTPUT, SERVER_SIDE, no_hop,
 };
 use lb_common::forward::{ForwardingMethod, translation, translation_ipv6};
 use lb_common::packet::Packet;
@@ -281,7 +280,6 @@ pub extern "C" fn open_store(deadline: u32, now: u32) -> u32 {
         return Inserted::Full as u32;
     };
     let Scratch { client_side: entry, server_side: answer, .. } = scratch;
-    entry.flags &= !DISPLACED;
     let stored = connection::insert_here(entry, settings, deadline);
     if stored != Inserted::Stored || !entry.has_twin() {
         return stored as u32;
@@ -296,7 +294,7 @@ pub extern "C" fn open_store(deadline: u32, now: u32) -> u32 {
 
 /// Makes room for both sides of a new connection.
 #[inline(always)]
-fn make_room(settings: SettingsRef, entry: &Entry, now: u32) -> bool {
+pub fn make_room(settings: SettingsRef, entry: &Entry, now: u32) -> bool {
     // A place that is free for the one may be the only one that is free for the other.
     connection::make_room(&entry.tuple(), settings, now, false)
         && (!entry.has_twin() || connection::make_room(&entry.twin(), settings, now, true))

@@ -1,8 +1,9 @@
 //! A flood of half-open connections: what is established stays, and who completes a handshake gets through.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::reason::Reason;
+use xipvs::table::ConnectionReport;
 
 use super::fixture::{CLIENTS, Fixture, SERVERS, VIP, client, server};
 use super::frame::{ACK, Frame, RST, SYN};
@@ -43,6 +44,17 @@ fn is_consistent(fixture: &mut Fixture) {
     assert_eq!(counted.active + counted.inactive, sides.len() as i64);
 }
 
+/// Nothing stays behind when all time is over.
+fn ends(fixture: &mut Fixture) {
+    for _ in 0..3 {
+        fixture.wait(901_000);
+        fixture.sweep();
+    }
+    assert!(fixture.director.maps().entries().unwrap().is_empty());
+    assert_eq!(fixture.displaced(), 0);
+    is_consistent(fixture);
+}
+
 fn survives(words: &str) {
     let mut fixture = configured(words);
     let before = fixture.director.maps().gave_way();
@@ -68,14 +80,7 @@ fn survives(words: &str) {
         let answer = Frame::tcp(server(1, 80), from, ACK);
         assert_eq!(fixture.send(SERVERS, &answer.bytes()).reason, None);
     }
-    // Nothing stays behind.
-    for _ in 0..3 {
-        fixture.wait(901_000);
-        fixture.sweep();
-    }
-    assert!(fixture.director.maps().entries().unwrap().is_empty());
-    assert_eq!(fixture.displaced(), 0);
-    is_consistent(&mut fixture);
+    ends(&mut fixture);
 }
 
 #[test]
@@ -112,4 +117,47 @@ fn what_is_established_never_gives_way() {
     let now =
         (0..2 * ENTRIES).filter(|number| send(&fixture, forged(100_000 + number), SYN).is_none()).count();
     assert!(now > 0);
+}
+
+/// What another director had takes the place of what is half-open here, and not of what is established.
+#[test]
+fn connections_of_another_director_find_room() {
+    const MOVED: u32 = ENTRIES / 6;
+    let mut fixture = configured("-p 300");
+    for number in 0..ENTRIES {
+        assert_eq!(send(&fixture, forged(number), SYN), None, "{number}");
+    }
+    let before = fixture.director.maps().gave_way();
+    let address = |number: u32| Ipv4Addr::from(0x0c00_0000 + number);
+    let told = |number: u32, port: u16| ConnectionReport {
+        protocol: "TCP".into(),
+        client: address(number).into(),
+        client_port: port,
+        virtual_address: (*VIP.ip()).into(),
+        virtual_port: VIP.port(),
+        destination: (*server(1, 80).ip()).into(),
+        destination_port: 80,
+        state: if port == 0 { "NONE" } else { "ESTABLISHED" }.into(),
+        expires: 100,
+        engine: None,
+    };
+    // With its client's template each has three entries; all together half of the table.
+    let connections: Vec<_> = (0..MOVED).flat_map(|number| [told(number, 0), told(number, 40000)]).collect();
+    let takeover = fixture.director.adopt(&connections).unwrap();
+    assert_eq!((takeover.taken, takeover.left.len()), (connections.len(), 0));
+    assert!(fixture.director.maps().gave_way() - before > u64::from(MOVED));
+    is_consistent(&mut fixture);
+    // Four times as many entries as the table holds: nothing that is established gives way to the rest.
+    let connections: Vec<_> = (MOVED..MOVED + 2 * ENTRIES).map(|number| told(number, 40000)).collect();
+    let takeover = fixture.director.adopt(&connections).unwrap();
+    assert_eq!(takeover.left.values().sum::<usize>(), connections.len() - takeover.taken);
+    let states = fixture.states();
+    let is_kept = |number: u32| states[&SocketAddrV4::new(address(number), 40000)] == "ESTABLISHED";
+    assert!((0..MOVED).all(is_kept));
+    assert_eq!(
+        states.values().filter(|state| **state == "ESTABLISHED").count(),
+        MOVED as usize + takeover.taken
+    );
+    is_consistent(&mut fixture);
+    ends(&mut fixture);
 }
