@@ -142,8 +142,12 @@ pub fn any<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     entry.epoch = if available { epoch } else { epoch.wrapping_sub(1) };
     if entry.role == CLIENT_SIDE {
         if ends(settings, &packet, entry, destination) {
-            connection::remove(&tuple);
-            return unknown::<IPV6>(context, settings, &packet, scratch, now);
+            connection::replace(&tuple);
+            let outcome = unknown::<IPV6>(context, settings, &packet, scratch, now);
+            if !matches!(outcome, Ok(Verdict::GoOn(Program::Open))) {
+                connection::leave_late();
+            }
+            return outcome;
         }
         if !available {
             return Err(Reason::DestinationDeleted);

@@ -10,7 +10,7 @@ use lb_common::connection::{
     self, ALTERNATES, Addresses, CLIENT_SIDE, DISPLACED, Entry, Home, INACTIVE, NO_OUTPUT, SERVER_SIDE,
     SYNCED, TEMPLATE, WAYS, no_hop,
 };
-use lb_common::destination::{AVAILABLE, has_drained};
+use lb_common::destination::{AVAILABLE, DestinationId, has_drained};
 use lb_common::persistence::assures;
 use lb_common::reason::GAVE_WAY;
 use lb_common::sysctl::Sysctl;
@@ -521,7 +521,33 @@ fn take(tuple: &Tuple, settings: SettingsRef, when: When) -> Option<Entry> {
 /// Removes a connection by its client side: both entries, and what the destination counts of it. Whether it was there.
 #[inline(always)]
 pub fn remove(tuple: &Tuple) -> bool {
-    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 0, 0) != 0
+    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), ALWAYS, 0) != 0
+}
+
+/// [`remove`], of a connection that makes way for another one of its flow: as in IPVS it counts at its destination until
+/// that one is scheduled, and [`leave_late`] is called.
+#[inline(always)]
+pub fn replace(tuple: &Tuple) {
+    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), REPLACED, 0);
+}
+
+/// Takes the connection that has made way off its destination's counts, if there is one.
+#[inline(always)]
+pub fn leave_late() {
+    if scratch().is_ok_and(|scratch| scratch.leaving != 0) {
+        connection_leave_late();
+    }
+}
+
+/// [`leave_late`], once for all.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn connection_leave_late() -> u32 {
+    let Ok(scratch) = scratch() else { return 0 };
+    let (leaving, left_inactive) = (scratch.leaving, scratch.left_inactive);
+    scratch.leaving = 0;
+    leave(leaving.wrapping_sub(1), left_inactive);
+    1
 }
 
 /// Removes a connection before its time, and its template with it if that was for nothing else. Whether it was there.
@@ -540,24 +566,27 @@ pub fn end(entry: &Entry, now: u32) -> bool {
 /// Removes a connection by its client side if its deadline has come by `now`.
 #[inline(always)]
 pub fn remove_dead(tuple: &Tuple, now: u32) {
-    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), 1, now);
+    connection_remove(tuple.addresses, tuple.ports, tuple.protocol.into(), DEAD, now);
 }
 
-/// [`remove`], or [`remove_dead`] if `only_dead` is not 0, once for all.
+const ALWAYS: u32 = 0;
+const DEAD: u32 = 1;
+const REPLACED: u32 = 2;
+
+/// [`remove`], [`remove_dead`] or [`replace`], once for all.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn connection_remove(
-    addresses: u64,
-    ports: u32,
-    protocol: u32,
-    only_dead: u32,
-    now: u32,
-) -> u32 {
-    let when = if only_dead == 0 { When::Always } else { When::Dead(now) };
+pub extern "C" fn connection_remove(addresses: u64, ports: u32, protocol: u32, how: u32, now: u32) -> u32 {
+    let when = if how == DEAD { When::Dead(now) } else { When::Always };
     let tuple = Tuple { addresses, ports, protocol: protocol as u8 };
     let Ok(settings) = settings() else { return 0 };
     let Some(entry) = take(&tuple, settings, when) else { return 0 };
-    leave_destination(&entry);
+    if how != REPLACED {
+        leave_destination(&entry);
+    } else if let Ok(scratch) = scratch() {
+        scratch.leaving = entry.destination.wrapping_add(1);
+        scratch.left_inactive = entry.flags & INACTIVE != 0;
+    }
     persistence::release(entry.template);
     if entry.has_twin() {
         remove_twin(&entry.twin(), &tuple, settings);
@@ -600,15 +629,20 @@ pub fn join_destination(entry: &Entry, destination: DestinationRef) {
 /// Takes a connection that has ended off its destination's counts.
 #[inline(always)]
 pub fn leave_destination(entry: &Entry) {
-    if let Some(destination) = DestinationRef::at(entry.destination) {
+    leave(entry.destination, entry.flags & INACTIVE != 0);
+}
+
+#[inline(always)]
+fn leave(id: DestinationId, inactive: bool) {
+    if let Some(destination) = DestinationRef::at(id) {
         let total = destination.add_total(-1).wrapping_sub(1);
-        if entry.flags & INACTIVE == 0 {
+        if !inactive {
             destination.add_active(-1);
         }
         if !destination.thresholds().overloaded_after_unbind(total, true) {
             destination.set_overloaded(false);
         }
-        tree::touch(entry.destination, destination);
+        tree::touch(id, destination);
     }
 }
 

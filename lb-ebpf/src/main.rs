@@ -66,7 +66,9 @@ pub fn xipvs_slow(context: XdpContext) -> u32 {
 /// Makes a connection and sends its first packet on.
 #[xdp]
 pub fn xipvs_open(context: XdpContext) -> u32 {
-    act::<false>(&context, or_tell::<false>(open::open::<false>(&context)))
+    let outcome = open::open::<false>(&context);
+    connection::leave_late();
+    act::<false>(&context, or_tell::<false>(outcome))
 }
 
 /// [`xipvs`] for IPv6.
@@ -86,7 +88,9 @@ pub fn xipvs_ipv6_slow(context: XdpContext) -> u32 {
 /// [`xipvs_open`] for IPv6.
 #[xdp]
 pub fn xipvs_ipv6_open(context: XdpContext) -> u32 {
-    act::<true>(&context, or_tell::<true>(open::open::<true>(&context)))
+    let outcome = open::open::<true>(&context);
+    connection::leave_late();
+    act::<true>(&context, or_tell::<true>(outcome))
 }
 
 /// Sends a packet of a known flow into its tunnel, whatever that takes.

@@ -205,6 +205,10 @@ pub struct Scratch {
     pub by_error: bool,
     /// An ICMP error that came in.
     pub error: Received,
+    /// The destination of a connection that makes way for the one that is being made, and one more; 0 for none.
+    pub leaving: u32,
+    /// Whether that one was inactive.
+    pub left_inactive: bool,
     /// What a connection's destination is cached under, by lblc or lblcr.
     pub cache_key: CacheKey,
     /// What is cached there.

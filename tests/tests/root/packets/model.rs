@@ -250,8 +250,11 @@ impl Model {
                 self.settings.sysctls[Sysctl::ConnReuseMode as usize],
             )
         {
-            self.remove(&client_side);
-            return self.unknown(frame, &packet);
+            let gone = self.take(&client_side);
+            let outcome = self.unknown(frame, &packet);
+            // As in IPVS it counts until its successor is scheduled.
+            self.leave(gone);
+            return outcome;
         }
         let available = self.destinations[connection.destination].available;
         if !out && !available {
@@ -517,13 +520,26 @@ impl Model {
     }
 
     fn remove(&mut self, client_side: &Tuple) {
-        let Some(connection) = self.connections.remove(client_side) else { return };
-        let load = &mut self.destinations[connection.destination];
-        load.total -= 1;
-        load.active -= u32::from(connection.flags & INACTIVE == 0);
+        let gone = self.take(client_side);
+        self.leave(gone);
+    }
+
+    /// Takes a connection out of the table.
+    fn take(&mut self, client_side: &Tuple) -> Option<Connection> {
+        let connection = self.connections.remove(client_side)?;
         let answer = connection.answer(client_side);
         if self.answers.get(&answer) == Some(client_side) {
             self.answers.remove(&answer);
+        }
+        Some(connection)
+    }
+
+    /// Takes a connection that was taken off its destination's counts.
+    fn leave(&mut self, gone: Option<Connection>) {
+        if let Some(connection) = gone {
+            let load = &mut self.destinations[connection.destination];
+            load.total -= 1;
+            load.active -= u32::from(connection.flags & INACTIVE == 0);
         }
     }
 
