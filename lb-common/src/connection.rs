@@ -145,6 +145,19 @@ impl Entry {
         self.link[CONTROLS]
     }
 
+    /// Template: the number of the call that it is for; 0 for none. It lies where others have the rest of their next hop.
+    #[inline(always)]
+    pub const fn call(&self) -> u64 {
+        self.link[2] as u64 | (self.interface as u64) << 32
+    }
+
+    /// Template: has the number of its call be this.
+    #[inline(always)]
+    pub const fn set_call(&mut self, call: u64) {
+        self.link[2] = call as u32;
+        self.interface = (call >> 32) as u32;
+    }
+
     /// Tunnel: the outer header's IPv4 source, loaded natively. It lies where NAT has its checksum deltas.
     #[inline(always)]
     pub const fn tunnel_source(&self) -> u32 {

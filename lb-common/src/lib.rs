@@ -27,6 +27,7 @@ pub mod reason;
 pub mod scheduler;
 pub mod service;
 pub mod settings;
+pub mod sip;
 pub mod stats;
 pub mod sync;
 pub mod sysctl;

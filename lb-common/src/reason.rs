@@ -119,6 +119,8 @@ reasons! {
     ReplyRefused = 32, "reply-refused", Drop;
     /// A packet of the director itself that would need what only packets that come in get; it is sent as it is.
     OwnLeftAlone = 33, "own-left-alone", Pass;
+    /// For a service with the persistence engine sip, without a Call-ID in the first 2,048 bytes of the message.
+    NoCallId = 34, "no-call-id", Drop;
 }
 
 /// The place among the counters of reasons where connections are counted that gave way to new ones: no packet's end.

@@ -8,7 +8,7 @@ use crate::protocol::state;
 use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
 #[doc(alias = "ftpsvc_counter")]
@@ -184,11 +184,15 @@ pub enum Program {
     Ipv6Icmp = 13,
     /// `xipvs_tunnel_error`: an ICMP error about a packet in a tunnel.
     TunnelError = 14,
+    /// `xipvs_sip`: a packet that makes a connection to a service with the persistence engine `sip`.
+    Sip = 15,
+    /// `xipvs_ipv6_sip`: [`Program::Sip`] for IPv6.
+    Ipv6Sip = 16,
 }
 
 impl Program {
     /// Slots in the program array.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 17;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]
@@ -201,6 +205,7 @@ impl Program {
             Self::Icmp => Self::Ipv6Icmp,
             Self::Fragment => Self::Ipv6Fragment,
             Self::Tunnel => Self::Ipv6Tunnel,
+            Self::Sip => Self::Ipv6Sip,
             other => other,
         }
     }

@@ -29,6 +29,7 @@ mod persistence;
 mod scheduler;
 mod sctp;
 mod service;
+mod sip;
 mod stats;
 mod steady;
 mod sum;
@@ -198,6 +199,18 @@ fn act<const IPV6: bool>(context: &XdpContext, outcome: Result<Verdict, Reason>)
 #[xdp]
 pub fn xipvs_adopt(context: XdpContext) -> u32 {
     adopt::adopt(&context) as u32
+}
+
+/// Reads the Call-ID of what makes a connection to a service with the persistence engine `sip`.
+#[xdp]
+pub fn xipvs_sip(context: XdpContext) -> u32 {
+    act::<false>(&context, sip::read::<false>(&context))
+}
+
+/// [`xipvs_sip`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6_sip(context: XdpContext) -> u32 {
+    act::<true>(&context, sip::read::<true>(&context))
 }
 
 /// Starts the sweep, which from then on starts itself again.

@@ -62,9 +62,17 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         return Err(Reason::DropPacket);
     }
     let once = is_once(service, &tuple);
-    if once && by_error {
-        // Of a connection of one packet nothing would be left for the error to go with.
+    let by_call = is_by_call(service);
+    if (once || by_call) && by_error {
+        // Of a connection of one packet nothing would be left for the error to go with, and an error names no call.
         return Err(Reason::Icmp);
+    }
+    if by_call && scratch.call == 0 {
+        return if tuple.transport() == Protocol::Udp.number() {
+            Ok(Verdict::GoOn(Program::Sip))
+        } else {
+            Err(Reason::NoCallId)
+        };
     }
     // Before the destination is chosen: who deletes it begins an epoch afterwards.
     let epoch = settings.epoch();
@@ -152,6 +160,9 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
     if defence::refuses(settings) {
         return Err(Reason::DropPacket);
     }
+    if is_by_call(service) {
+        return Err(Reason::OwnLeftAlone);
+    }
     let once = is_once(service, &tuple);
     // Before the destination is chosen: who deletes it begins an epoch afterwards.
     let epoch = settings.epoch();
@@ -206,6 +217,12 @@ fn opens(settings: SettingsRef, transport: u8, flags: u8) -> bool {
     } else {
         true
     }
+}
+
+/// Whether a service's connections follow earlier ones of their call: the persistence engine `sip`.
+#[inline(always)]
+fn is_by_call(service: ServiceRef) -> bool {
+    service.flags() & flags::PERSISTENT != 0 && service.has_engine()
 }
 
 /// Whether what has no destination goes to its original address: `cache_bypass`, for services of firewall marks, behind

@@ -4,7 +4,7 @@ use core::hint::assert_unchecked;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::packet::Frame;
 
@@ -98,6 +98,19 @@ impl Frame for Window {
                 - read_volatile(addr_of!((*self.context).data)) as usize
         }
     }
+}
+
+/// Copies what the packet has from an offset on into a buffer; how many bytes that were, none if there is nothing.
+#[inline(always)]
+pub fn copy<const N: usize>(context: &XdpContext, offset: usize, buffer: &mut [u8; N]) -> Option<usize> {
+    const { assert!(N.is_power_of_two()) };
+    let behind = Window::of(context).length().checked_sub(offset + 1)?;
+    // One at least and as many as there is room for, in a form that the verifier follows.
+    let length = (opaque(behind.min(N - 1) as u64) as usize & (N - 1)) + 1;
+    // SAFETY: the context is the program's own; the buffer has room for so many; the helper checks the packet's bounds.
+    let result =
+        unsafe { bpf_xdp_load_bytes(context.ctx, offset as u32, buffer.as_mut_ptr().cast(), length as u32) };
+    (result == 0).then_some(length)
 }
 
 /// Moves the beginning of the packet by so many bytes; existing windows are void after it.

@@ -12,6 +12,7 @@ use lb_common::persistence::{EXTENSION, INVALID_PORT, Kind, network_ipv6, serves
 use lb_common::protocol::state;
 use lb_common::reason::Reason;
 use lb_common::service::flags;
+use lb_common::sip;
 use lb_common::sysctl::Sysctl;
 use lb_common::tuple::{Tuple, handle};
 
@@ -34,13 +35,16 @@ fn client_network(service: ServiceRef, addresses: &Addresses) -> [u64; 2] {
 /// The key of the template for a packet. Two networks of IPv6 with the same handle share a template, and so their
 /// clients a destination, which does no harm.
 #[inline(always)]
-fn key(settings: SettingsRef, service: ServiceRef, packet: &Tuple, network: [u64; 2]) -> Tuple {
-    if !packet.is_ipv6() {
-        return kind(service).key(packet);
-    }
-    let source = (handle(network, settings.seed()), packet.raw_source_port());
-    let destination = (packet.raw_destination(), packet.raw_destination_port());
-    Kind { mask: u32::MAX, ..kind(service) }.key(&Tuple::from_raw(packet.protocol, source, destination))
+fn key(settings: SettingsRef, service: ServiceRef, packet: &Tuple, network: [u64; 2], call: u64) -> Tuple {
+    let key = if packet.is_ipv6() {
+        let source = (handle(network, settings.seed()), packet.raw_source_port());
+        let destination = (packet.raw_destination(), packet.raw_destination_port());
+        Kind { mask: u32::MAX, ..kind(service) }.key(&Tuple::from_raw(packet.protocol, source, destination))
+    } else {
+        kind(service).key(packet)
+    };
+    // Of no call it is the key as it was.
+    sip::key(key, call)
 }
 
 /// A destination that a template leads to.
@@ -69,7 +73,7 @@ pub fn choose(
         let make = || persistence_make(service, addresses, ports, protocol.into(), id) != 0;
         if !make() {
             let (settings, service) = (settings()?, ServiceRef::at(service).ok_or(Reason::Internal)?);
-            let key = key(settings, service, tuple, client_network(service, seen));
+            let key = key(settings, service, tuple, client_network(service, seen), scratch()?.call);
             if !connection::make_room(&key, settings, now, false) || !make() {
                 return Err(Reason::TableFull);
             }
@@ -93,7 +97,8 @@ pub extern "C" fn persistence_claim(service: u32, addresses: u64, ports: u32, wo
     let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return NOBODY };
     let Ok(scratch) = scratch() else { return NOBODY };
     let packet = Tuple { addresses, ports, protocol: word as u8 };
-    let key = key(settings, service, &packet, client_network(service, &scratch.client_addresses));
+    let network = client_network(service, &scratch.client_addresses);
+    let key = key(settings, service, &packet, network, scratch.call);
     let home = connection::home(&key, settings);
     let Some(found) = connection::find(&key, home) else { return NOBODY };
     let id = found.entry().destination();
@@ -166,7 +171,8 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
     let packet = Tuple { addresses, ports, protocol: protocol as u8 };
     let kind = kind(service);
     let network = client_network(service, &scratch.client_addresses);
-    let key = key(settings, service, &packet, network);
+    let call = scratch.call;
+    let key = key(settings, service, &packet, network, call);
     if packet.is_ipv6() {
         let other = destination.address_ipv6();
         let destination = kind.address_ipv6(scratch.client_addresses.destination);
@@ -178,6 +184,7 @@ pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, pro
         port: kind.template_port(packet.raw_destination_port(), destination.port()),
         ..template(settings, &key, service, id, destination, now)
     };
+    entry.set_call(call);
     let deadline = now.wrapping_add(entry.link[TIMEOUT]);
     match insert(entry, settings, destination, deadline) {
         Inserted::Full => 0,
@@ -254,11 +261,12 @@ pub fn join(service: u32, tuple: &Tuple, destination: DestinationId) -> u32 {
 pub extern "C" fn persistence_join(service: u32, addresses: u64, ports: u32, protocol: u32, id: u32) -> u32 {
     let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return 0 };
     let Ok(scratch) = scratch() else { return 0 };
-    if service.flags() & flags::PERSISTENT == 0 {
+    // Nobody tells which call it was of.
+    if service.flags() & flags::PERSISTENT == 0 || service.has_engine() {
         return 0;
     }
     let packet = Tuple { addresses, ports, protocol: protocol as u8 };
-    let key = key(settings, service, &packet, client_network(service, &scratch.client_addresses));
+    let key = key(settings, service, &packet, client_network(service, &scratch.client_addresses), 0);
     let Some(found) = connection::find(&key, connection::home(&key, settings)) else { return 0 };
     let (set, slot) = (found.set, found.slot);
     let joined = set.locked(|| {

@@ -2,6 +2,9 @@
 //!
 //! IPVS counterpart: `ip_vs_proto_udp.c`.
 
+/// Bytes of the header.
+pub const HEADER: usize = 8;
+
 /// The number of the only state, in IPVS's sync messages too.
 #[doc(alias = "IP_VS_UDP_S_NORMAL")]
 pub const STATE: u8 = 0;

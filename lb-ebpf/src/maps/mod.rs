@@ -26,6 +26,7 @@ use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{Program, SettingsElement, Vlan};
+use lb_common::sip::{self, CallId};
 use lb_common::stats::Estimator;
 use lb_common::tunnel::Path;
 use lb_common::tuple::{self, Tuple};
@@ -205,6 +206,8 @@ pub struct Scratch {
     pub by_error: bool,
     /// An ICMP error that came in.
     pub error: Received,
+    /// The number of the call that the packet belongs to, if that was read; 0 if not.
+    pub call: u64,
     /// The destination of a connection that makes way for the one that is being made, and one more; 0 for none.
     pub leaving: u32,
     /// Whether that one was inactive.
@@ -231,6 +234,36 @@ pub enum Tunnelling {
     Send = 0,
     /// Leave it to the stack, which has to find the next hop.
     NoNeighbour = 1,
+}
+
+/// A SIP message that is being read.
+pub struct Message {
+    /// Its first bytes.
+    pub bytes: [u8; sip::MESSAGE],
+    /// What was found in them.
+    pub call: CallId,
+}
+
+/// Room for one.
+#[btf_map]
+static MESSAGE: PerCpuArray<Message, 1> = PerCpuArray::new();
+
+/// This CPU's room for a SIP message.
+#[inline(always)]
+pub fn message() -> Option<&'static mut Message> {
+    // SAFETY: the element is this CPU's own, and a program asks for it once.
+    MESSAGE.get_ptr_mut(0).map(|message| unsafe { &mut *message })
+}
+
+/// The Call-IDs of templates by their numbers, for listings; those used least lately make way.
+#[btf_map]
+static CALLS: LruHashMap<u64, CallId, 16384> = LruHashMap::new();
+
+/// Has a Call-ID listed.
+#[inline(always)]
+pub fn remember_call(call: &CallId) {
+    // There is none that could be lost but for its text in a listing.
+    let _ = CALLS.insert(call.digest, call, 0);
 }
 
 /// A sum over a packet's bytes in the making.
@@ -293,6 +326,7 @@ impl Scratch {
             time_to_live
         );
         self.is_untold = false;
+        self.call = 0;
         self.follows = false;
         self.by_error = false;
     }

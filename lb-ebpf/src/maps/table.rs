@@ -67,6 +67,13 @@ impl ServiceRef {
         unsafe { read_volatile(addr_of!((*self.0).serial)) }
     }
 
+    /// Whether it has a persistence engine: there is but one.
+    #[inline(always)]
+    pub fn has_engine(self) -> bool {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).engine).cast::<u8>()) != 0 }
+    }
+
     /// One of [`Service::timeouts`].
     #[inline(always)]
     pub fn own_timeout(self, place: usize) -> u32 {

@@ -26,7 +26,10 @@ pub fn hand_over_all(to: &mut dyn Write) -> Result<u8> {
     let (records, lost) = open::xdp_if_loaded()?.sync_records()?;
     let HandedOver { arrived, missing } = hand_over(&records, &mut Kernel::open()?)?;
     writeln!(to, "{} handed over", connections(arrived))?;
-    for (reason, count) in [("of a deleted destination", lost), ("not taken", missing)] {
+    for (reason, count) in [
+        ("of deleted destinations, of ones of the other family, or templates of calls", lost),
+        ("not taken", missing),
+    ] {
         if count > 0 {
             writeln!(io::stderr(), "xipvs: not handed over: {}: {reason}", connections(count))?;
         }

@@ -1,10 +1,8 @@
-//! The recorded commands of `tests/golden` on the XDP director: the recorded output, or a refusal by name.
+//! The recorded commands of `tests/golden` on the XDP director: the recorded output.
 //!
-//! Each verb is carried out on the memory director as well, but for those that the XDP director refuses, and
-//! has to come to the same. So what follows a refusal in a case is compared too: with the memory director, which
-//! `tests/golden.rs` holds to the recordings. What may be refused is in [`REFUSALS`], and is refused always.
+//! Each verb is carried out on the memory director as well, which `tests/golden.rs` holds to the recordings, and has to come to
+//! the same.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -16,10 +14,9 @@ use tests::golden::{Record, cases, host, names};
 use tests::lab::binary;
 use xipvs::cli::names::FileNames;
 use xipvs::director::memory::Memory;
-use xipvs::director::xdp::refusal::{self, REFUSALS, Refusal};
 use xipvs::director::xdp::sizes::Sizes;
 use xipvs::director::xdp::{Xdp, lifecycle};
-use xipvs::director::{Director, Error, Result};
+use xipvs::director::{Director, Result};
 use xipvs::table::{
     ConnectionReport, Destination, DestinationKey, DestinationReport, Info, Service, ServiceKey,
     ServiceReport, SyncDaemon, SyncRole, Timeouts,
@@ -36,40 +33,16 @@ const INTERFACES: [&str; 3] =
 struct Both<'a> {
     xdp: &'a mut Xdp,
     memory: Memory,
-    /// How often what was refused.
-    refused: BTreeMap<&'static str, u32>,
     /// Where they did not agree.
     different: Vec<String>,
-    /// Whether anything was refused since the case began.
-    diverged: bool,
 }
 
 impl Both<'_> {
-    /// Carries out a change; `listed` is the refusal that it has to meet, if nothing else is wrong with it.
-    fn change(
-        &mut self,
-        what: impl Debug,
-        listed: Option<&'static Refusal>,
-        verb: impl Fn(&mut dyn Director) -> Result<()>,
-    ) -> Result<()> {
-        let here = verb(self.xdp);
-        if let Err(Error::Unsupported(said)) = &here {
-            self.diverged = true;
-            match listed {
-                Some(Refusal { what, .. })
-                    if *said == format!("The XDP director does not have {what} yet") =>
-                {
-                    *self.refused.entry(what).or_default() += 1;
-                }
-                _ => self.different.push(format!("{what:?} is refused: {said}")),
-            }
-            return here;
-        }
-        let there = verb(&mut self.memory);
+    /// Carries out a change, which has to come to the same.
+    fn change(&mut self, what: impl Debug, verb: impl Fn(&mut dyn Director) -> Result<()>) -> Result<()> {
+        let (here, there) = (verb(self.xdp), verb(&mut self.memory));
         if said(&here) != said(&there) {
             self.different.push(format!("{what:?} here: {}, in memory: {}", said(&here), said(&there)));
-        } else if let (Some(listed), Ok(())) = (listed, &here) {
-            self.different.push(format!("{what:?} is accepted in spite of {listed:?}"));
         }
         here
     }
@@ -115,35 +88,35 @@ impl Director for Both<'_> {
     }
 
     fn add_service(&mut self, service: &Service) -> Result<()> {
-        self.change(service, refusal::of_service(service), |director| director.add_service(service))
+        self.change(service, |director| director.add_service(service))
     }
 
     fn edit_service(&mut self, service: &Service) -> Result<()> {
-        self.change(service, refusal::of_service(service), |director| director.edit_service(service))
+        self.change(service, |director| director.edit_service(service))
     }
 
     fn delete_service(&mut self, key: &ServiceKey) -> Result<()> {
-        self.change(key, None, |director| director.delete_service(key))
+        self.change(key, |director| director.delete_service(key))
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.change("flush", None, |director| director.flush())
+        self.change("flush", |director| director.flush())
     }
 
     fn add_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
-        self.change((service, destination), None, |director| director.add_destination(service, destination))
+        self.change((service, destination), |director| director.add_destination(service, destination))
     }
 
     fn edit_destination(&mut self, service: &ServiceKey, destination: &Destination) -> Result<()> {
-        self.change((service, destination), None, |director| director.edit_destination(service, destination))
+        self.change((service, destination), |director| director.edit_destination(service, destination))
     }
 
     fn delete_destination(&mut self, service: &ServiceKey, key: &DestinationKey) -> Result<()> {
-        self.change((service, key), None, |director| director.delete_destination(service, key))
+        self.change((service, key), |director| director.delete_destination(service, key))
     }
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {
-        self.change(("zero", service), None, |director| director.zero(service))
+        self.change(("zero", service), |director| director.zero(service))
     }
 
     fn timeouts(&mut self) -> Result<Timeouts> {
@@ -151,7 +124,7 @@ impl Director for Both<'_> {
     }
 
     fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
-        self.change(timeouts, None, |director| director.set_timeouts(timeouts))
+        self.change(timeouts, |director| director.set_timeouts(timeouts))
     }
 
     fn daemons(&mut self) -> Result<Vec<SyncDaemon>> {
@@ -159,11 +132,11 @@ impl Director for Both<'_> {
     }
 
     fn start_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
-        self.change(daemon, None, |director| director.start_daemon(daemon))
+        self.change(daemon, |director| director.start_daemon(daemon))
     }
 
     fn stop_daemon(&mut self, role: SyncRole) -> Result<()> {
-        self.change(role, None, |director| director.stop_daemon(role))
+        self.change(role, |director| director.stop_daemon(role))
     }
 
     fn connections(&mut self) -> Result<Vec<ConnectionReport>> {
@@ -176,27 +149,19 @@ impl Director for Both<'_> {
 struct Tally {
     /// Commands whose output is the recorded one.
     same: u32,
-    /// Commands after a refusal, compared with the memory director's verbs.
-    after: u32,
-    /// How often what was refused.
-    refused: BTreeMap<&'static str, u32>,
     different: Vec<String>,
 }
 
 #[test]
-fn the_recorded_commands_do_the_same_or_are_refused_by_name() {
+fn the_recorded_commands_do_the_same() {
     // On a thread of its own, because a thread that has left its namespaces cannot come back.
     let tally = thread::spawn(run_all).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    println!("{} the same, {} after a refusal, refused: {:?}", tally.same, tally.after, tally.refused);
+    println!("{} the same", tally.same);
     for text in tally.different.iter().take(30) {
         println!("{text}");
     }
     assert!(tally.different.is_empty(), "{} differ", tally.different.len());
-    let all = tally.same + tally.after;
-    assert!(tally.same > 6000 && all > 8500, "only {} and {} ran", tally.same, tally.after);
-    for Refusal { what, .. } in REFUSALS {
-        assert!(tally.refused.contains_key(what), "{what} was never refused");
-    }
+    assert!(tally.same > 8500, "only {} ran", tally.same);
 }
 
 fn run_all() -> Tally {
@@ -226,13 +191,7 @@ fn run_case(case: &[Record], made: &[String], xdp: &mut Xdp, names: &FileNames, 
     xdp.sync_daemons().stop_all().unwrap();
     xdp.flush().unwrap();
     xdp.set_timeouts(&Timeouts::default()).unwrap();
-    let mut both = Both {
-        xdp,
-        memory: Memory::new(host(made).unwrap()),
-        refused: BTreeMap::new(),
-        different: Vec::new(),
-        diverged: false,
-    };
+    let mut both = Both { xdp, memory: Memory::new(host(made).unwrap()), different: Vec::new() };
     for record in case {
         // What needs packets, doctored counters, /proc, or another user; and what adds nothing to a table but here.
         if !record.is_command_line()
@@ -247,18 +206,11 @@ fn run_case(case: &[Record], made: &[String], xdp: &mut Xdp, names: &FileNames, 
         for text in both.different.drain(..) {
             tally.different.push(format!("{case} {step} {:?}: {text}", record.argv));
         }
-        if both.diverged {
-            tally.after += 1;
-            continue;
-        }
         match record.difference(&printed) {
             None => tally.same += 1,
             Some(_) if record.unstable.is_some() || record.is_left_out() => {}
             Some(difference) => tally.different.push(difference),
         }
-    }
-    for (words, count) in both.refused {
-        *tally.refused.entry(words).or_default() += count;
     }
 }
 

@@ -1,10 +1,11 @@
 //! The connection table, listed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use lb_common::connection::{Addresses, SERVER_SIDE, TEMPLATE, octets};
 use lb_common::persistence::template_protocol;
 use lb_common::protocol::{Protocol, state};
+use lb_common::sip;
 use lb_common::tuple::IPV6;
 
 use super::address_of;
@@ -32,7 +33,16 @@ pub fn addresses(found: &TableEntry) -> [IpAddr; 2] {
         let Addresses { source, destination, .. } = found.addresses;
         return [source, destination].map(|address| IpAddr::from(octets(address)));
     }
-    [tuple.source().into(), tuple.destination().into()]
+    let source = match call(found) {
+        Some(call) => Ipv4Addr::from(sip::network(tuple, call).to_ne_bytes()),
+        None => tuple.source(),
+    };
+    [source.into(), tuple.destination().into()]
+}
+
+/// The number of the call that a template is for.
+pub fn call(found: &TableEntry) -> Option<u64> {
+    Some(found.entry.call()).filter(|call| found.entry.role == TEMPLATE && *call != 0)
 }
 
 fn report(maps: &Maps, found: &TableEntry, expires: u32) -> ConnectionReport {
@@ -55,13 +65,16 @@ fn report(maps: &Maps, found: &TableEntry, expires: u32) -> ConnectionReport {
     ConnectionReport {
         protocol: Protocol::from_number(protocol).map_or("IP", Protocol::name).into(),
         client,
-        client_port: tuple.source_port(),
+        client_port: if entry.role == TEMPLATE { 0 } else { tuple.source_port() },
         virtual_address,
         virtual_port: tuple.destination_port(),
         destination,
         destination_port: u16::from_be(entry.port),
         state: state::name(entry.state).into(),
         expires,
-        engine: None,
+        engine: call(found).map(|call| {
+            let text = maps.call_id(call).map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+            (sip::NAME.into(), text.unwrap_or_default())
+        }),
     }
 }

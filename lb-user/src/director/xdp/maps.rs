@@ -21,6 +21,7 @@ use lb_common::protocol::{sctp, state, tcp};
 use lb_common::reason::{FELL, GAVE_WAY, REASON_SLOTS, Reason};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{ADDRESS_SLOTS, LAYOUT, Settings, SettingsElement};
+use lb_common::sip::CallId;
 use lb_common::stats::{Estimator, Rates};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -58,6 +59,7 @@ pub struct Maps {
     addresses: Mapped<AddressSet>,
     index: HashMap<MapData, u64, u32>,
     index_ipv6: HashMap<MapData, [u8; size_of::<ServiceKeyIpv6>()], u32>,
+    calls: HashMap<MapData, u64, [u8; size_of::<CallId>()]>,
     masquerading: RefCell<HashMap<MapData, KeyBytes, [u8; size_of::<Masquerading>()]>>,
 }
 
@@ -183,6 +185,7 @@ impl Maps {
                 .map_err(|error| unavailable("SERVICE_INDEX", &error))?,
             index_ipv6: HashMap::try_from(index("SERVICE_INDEX_IPV6")?)
                 .map_err(|error| unavailable("SERVICE_INDEX_IPV6", &error))?,
+            calls: HashMap::try_from(index("CALLS")?).map_err(|error| unavailable("CALLS", &error))?,
             masquerading: HashMap::try_from(index("MASQUERADING")?)
                 .map_err(|error| unavailable("MASQUERADING", &error))?
                 .into(),
@@ -289,6 +292,11 @@ impl Maps {
         for key in keys {
             let _ = map.remove(&key);
         }
+    }
+
+    /// The Call-ID of a template by its number, unless too many others came after it.
+    pub fn call_id(&self, call: u64) -> Option<CallId> {
+        self.calls.get(&call, 0).ok().map(|bytes| zerocopy::transmute!(bytes))
     }
 
     /// What a destination has counted on all CPUs since its slot was taken.

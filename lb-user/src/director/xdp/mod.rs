@@ -16,7 +16,6 @@ pub mod maps;
 mod mark;
 pub mod neighbour;
 mod next_hops;
-pub mod refusal;
 pub mod repair;
 pub mod routing;
 pub mod service;

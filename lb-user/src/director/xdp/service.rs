@@ -7,11 +7,12 @@ use lb_common::protocol::Protocol;
 use lb_common::scheduler::Scheduler;
 use lb_common::service::Service as Record;
 use lb_common::settings::{Settings, WIDE_FTP, WIDE_PORTS};
+use lb_common::sip;
 use lb_common::stats::Rates;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::maps::{IndexKey, Maps};
-use super::{address_bytes, address_of, family_of, number_of, refusal, repair, set};
+use super::{address_bytes, address_of, family_of, number_of, repair, set};
 use crate::director::{Error, Result};
 use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, Timeouts, service_flags};
 
@@ -77,14 +78,13 @@ pub fn check(service: &Service) -> Result<Scheduler> {
         return Err(Error::Invalid);
     }
     let scheduler: Scheduler = service.scheduler.parse().map_err(|_| Error::UnknownScheduler)?;
-    if service.engine.as_deref().is_some_and(|engine| engine != "sip") {
+    if service.engine.as_deref().is_some_and(|engine| engine != sip::NAME) {
         return Err(Error::UnknownScheduler);
     }
     match (service.key.family(), service.netmask) {
         (Family::V6, Netmask::V6(1..=128)) | (Family::V4, Netmask::V4(_)) => {}
         _ => return Err(Error::Invalid),
     }
-    refusal::refuse(refusal::of_service(service))?;
     Ok(scheduler)
 }
 
@@ -145,6 +145,13 @@ pub fn store_settings(maps: &Maps, slot: u32, service: &Service, scheduler: Sche
     maps.services.store_u32(slot, offset_of!(Record, timeout), service.timeout);
     maps.services.store_u32(slot, offset_of!(Record, netmask), netmask);
     maps.services.store_u32(slot, offset_of!(Record, scheduler), scheduler as u32);
+    let mut engine = [0; 16];
+    let name = service.engine.as_deref().unwrap_or_default().bytes();
+    engine.iter_mut().zip(name).for_each(|(place, byte)| *place = byte);
+    let engine: [u32; 4] = zerocopy::transmute!(engine);
+    for (offset, word) in (offset_of!(Record, engine)..).step_by(4).zip(engine) {
+        maps.services.store_u32(slot, offset, word);
+    }
     if let Some(Timeouts { tcp, tcp_fin, udp }) = service.own_timeouts {
         for (offset, seconds) in (offset_of!(Record, timeouts)..).step_by(4).zip([tcp, tcp_fin, udp]) {
             maps.services.store_u32(slot, offset, seconds);
@@ -249,6 +256,7 @@ pub fn report(maps: &Maps, record: &Record) -> ServiceReport {
         flags: record.flags,
         timeout: record.timeout,
         netmask: if record.family == 6 { Netmask::V6(record.netmask) } else { Netmask::V4(record.netmask) },
+        engine: (record.engine != [0; 16]).then(|| sip::NAME.into()),
         own_timeouts: Some(Timeouts { tcp, tcp_fin, udp }),
         ..Service::new(key)
     };

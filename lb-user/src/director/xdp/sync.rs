@@ -10,13 +10,13 @@ use lb_common::settings::Settings;
 use lb_common::sync::{self, Record, master};
 use lb_common::tuple::IPV6;
 
-use super::connection::addresses;
+use super::connection::{addresses, call};
 use super::maps::{Maps, TableEntry};
 use super::{address_of, service};
 use crate::director::Result;
 
-/// The connections as records of sync messages; those of deleted destinations, which no other director could place, and of
-/// destinations of the other family are only counted.
+/// The connections as records of sync messages; those of deleted destinations, which no other director could place, of
+/// destinations of the other family, and templates of calls are only counted.
 pub fn records(maps: &Maps) -> Result<(Vec<Record<'static>>, usize)> {
     maps.sweep()?;
     let settings = maps.settings();
@@ -29,6 +29,9 @@ pub fn records(maps: &Maps) -> Result<(Vec<Record<'static>>, usize)> {
 /// The record of a client side or template at a tick, if another director could place it.
 pub fn record(maps: &Maps, settings: &Settings, found: &TableEntry, now: u32) -> Option<Record<'static>> {
     let entry = &found.entry;
+    if call(found).is_some() {
+        return None;
+    }
     // Sync messages have one family.
     let destination = maps.destinations.read(entry.destination).filter(|destination: &Destination| {
         destination.status & AVAILABLE != 0 && destination.family == destination.service_family()

@@ -70,6 +70,8 @@ pub enum Content {
     Segment { flags: u8, payload: usize },
     /// A datagram of UDP.
     Datagram { payload: usize },
+    /// A message of SIP, of the call with this number, or without a Call-ID.
+    Message { call: Option<usize> },
     /// A packet of another protocol, which is not looked into.
     Other { protocol: u8, payload: usize },
     /// A packet of SCTP: a chunk of one kind, and perhaps one more.
@@ -214,11 +216,14 @@ impl Shape {
                     header.to_bytes().iter().copied().chain(bytes(payload)).collect::<Vec<u8>>(),
                 )
             }
-            Content::Datagram { payload } => {
-                let length = 8 + payload as u16;
-                let header =
-                    UdpHeader { source_port: from.port(), destination_port: to.port(), length, checksum: 0 };
-                (IpNumber::UDP, 6, header.to_bytes().into_iter().chain(bytes(payload)).collect())
+            Content::Datagram { payload } => (IpNumber::UDP, 6, datagram(from, to, bytes(payload).collect())),
+            Content::Message { call } => {
+                let id = call.map(|number| format!("Call-ID: call-{number}@example.com\r\n"));
+                let message = format!(
+                    "OPTIONS sip:bob@example.com SIP/2.0\r\nMax-Forwards: 70\r\n{}CSeq: 1 OPTIONS\r\n\r\n",
+                    id.unwrap_or_default()
+                );
+                (IpNumber::UDP, 6, datagram(from, to, message.into_bytes()))
             }
             Content::Other { protocol, payload } => return (IpNumber(protocol), bytes(payload).collect()),
             Content::Chunks { first, second, payload } => {
@@ -285,6 +290,13 @@ pub fn pseudo_header(addresses: (IpAddr, IpAddr), protocol: u8, length: usize) -
 pub fn crc32c(bytes: &[u8]) -> u32 {
     let bit = |crc: u32, _| if crc & 1 != 0 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
     !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+}
+
+/// A datagram of UDP, without its checksum.
+fn datagram(from: SocketAddr, to: SocketAddr, payload: Vec<u8>) -> Vec<u8> {
+    let length = 8 + payload.len() as u16;
+    let header = UdpHeader { source_port: from.port(), destination_port: to.port(), length, checksum: 0 };
+    [&header.to_bytes()[..], &payload].concat()
 }
 
 #[cfg(test)]

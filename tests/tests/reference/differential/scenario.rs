@@ -214,9 +214,11 @@ fn event(protocol: Protocol, text: &str) -> Result<Event, String> {
 fn content(protocol: Protocol, kind: &str, payload: Option<usize>) -> Option<Content> {
     match protocol {
         Protocol::Udp => {
+            let number = payload;
             let payload = payload.unwrap_or(DATAGRAM);
             match kind {
                 "D" => Some(Content::Datagram { payload }),
+                "SIP" => Some(Content::Message { call: number }),
                 "ESP" => Some(Content::Other { protocol: ESP, payload }),
                 "AH" => Some(Content::Other { protocol: AH, payload }),
                 _ => None,

@@ -244,7 +244,8 @@ impl Side {
 
     /// The lines of the connection list, sorted, without times.
     pub fn connections(&mut self) -> Vec<String> {
-        let Printed { stdout: listed, stderr: complaints, status } = self.ipvsadm(&["-L", "-n", "-c"]);
+        let Printed { stdout: listed, stderr: complaints, status } =
+            self.ipvsadm(&["-L", "-n", "-c", "--persistent-conn"]);
         assert_eq!((complaints.as_str(), status), ("", 0));
         let without_time = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();

@@ -317,6 +317,7 @@ fn host_and_program_agree_on_random_frames() {
         Reason::TunnelError,
         Reason::ReplyRefused,
         Reason::OwnLeftAlone,
+        Reason::NoCallId,
     ];
     for reason in Reason::ALL.iter().filter(|reason| !elsewhere.contains(reason)) {
         assert!(reasons.contains_key(&Some(reason.name())), "{} in {reasons:?}", reason.name());

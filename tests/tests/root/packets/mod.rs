@@ -33,6 +33,7 @@ mod opening;
 mod persistence;
 mod schedulers;
 mod sctp;
+mod sip;
 mod sysctl;
 mod table_changes;
 mod tcp_states;

@@ -43,6 +43,8 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Ipv6Tell, "xipvs_ipv6_tell"),
     (Program::Ipv6Icmp, "xipvs_ipv6_icmp"),
     (Program::TunnelError, "xipvs_tunnel_error"),
+    (Program::Sip, "xipvs_sip"),
+    (Program::Ipv6Sip, "xipvs_ipv6_sip"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";

@@ -1,0 +1,38 @@
+//! Reading the Call-ID of a SIP message, for services with the persistence engine `sip`.
+//!
+//! One loop of the kernel's over a copy of the message; where it has come to is in a map, so that the verifier follows one
+//! step. IPVS counterpart: `ip_vs_sip_fill_param`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::programs::XdpContext;
+use lb_common::protocol::udp;
+use lb_common::reason::Reason;
+use lb_common::settings::Program;
+use lb_common::sip::MESSAGE;
+
+use crate::forward::Verdict;
+use crate::{maps, packet};
+
+/// Reads the Call-ID of a packet of UDP whose headers are in the scratch room, and leaves its number there.
+#[inline(always)]
+pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, scratch) = (maps::settings()?, maps::scratch()?);
+    let from = usize::from(scratch.kept::<IPV6>().transport) + udp::HEADER;
+    let message = maps::message().ok_or(Reason::Internal)?;
+    let length = packet::copy(context, from, &mut message.bytes).ok_or(Reason::NoCallId)?;
+    message.call.begin(settings.seed());
+    // SAFETY: the callback has the signature that the helper calls, and needs no pointer.
+    unsafe { bpf_loop(length as u32, step as *mut c_void, core::ptr::null_mut(), 0) };
+    let call = &mut maps::message().ok_or(Reason::Internal)?.call;
+    scratch.call = call.finish().ok_or(Reason::NoCallId)?;
+    maps::remember_call(call);
+    Ok(Verdict::GoOn(Program::Open))
+}
+
+/// Reads the next byte.
+extern "C" fn step(place: u32, _: *mut c_void) -> i64 {
+    let Some(message) = maps::message() else { return 1 };
+    message.call.read(message.bytes[place as usize & (MESSAGE - 1)]).into()
+}
