@@ -82,8 +82,12 @@ pub fn tell<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     }
     maps::count(reason);
     let entry = &scratch.client_side;
-    // To IPVS, what the director says for the virtual address is an answer of a connection that does not masquerade.
-    if matches!(reason, Reason::TooBig | Reason::TimeExceeded | Reason::NoRoute) && !entry.has_twin() {
+    // To IPVS, what the director says for the virtual address is an answer of a connection that does not masquerade, if
+    // it finds one.
+    if matches!(reason, Reason::TooBig | Reason::TimeExceeded | Reason::NoRoute)
+        && !entry.has_twin()
+        && !scratch.is_once
+    {
         maps::count_packet(settings, entry.destination, Counted::Out, room as u16 + quoted);
     }
     Ok(Verdict::Transmit)

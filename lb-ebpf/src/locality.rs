@@ -17,22 +17,28 @@ use crate::maps::{self, DestinationRef, Scratch, ServiceRef, SetHeaderRef, setti
 use crate::scheduler::NOBODY;
 use crate::{clock, scheduler};
 
-/// The destination of a new connection to an address, which is a key of [`lb_common::scheduler::address`]; of a service
-/// of IPv6 it lies in the scratch room.
+/// The destination of a new connection between two addresses, which are keys of [`lb_common::scheduler::address`]; of a
+/// service of IPv6 they lie in the scratch room.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn locality_choose(service: u32, address: u32) -> u64 {
-    choose(service, address).map_or(NOBODY, u64::from)
+pub extern "C" fn locality_choose(service: u32, source: u32, destination: u32) -> u64 {
+    choose(service, source, destination).map_or(NOBODY, u64::from)
 }
 
 #[inline(always)]
-fn choose(slot: u32, address: u32) -> Option<DestinationId> {
+fn choose(slot: u32, source: u32, destination: u32) -> Option<DestinationId> {
     let settings = settings().ok()?;
     let service = ServiceRef::at(slot)?;
     let line = service.set();
     let header = SetHeaderRef::at(line)?.read();
-    let Scratch { cache_key: key, cached, client_addresses, .. } = maps::scratch().ok()?;
-    let address = if service.family() == 6 { client_addresses.destination } else { [address.into(), 0] };
+    let Scratch { cache_key: key, cached, client_addresses: seen, by_error, .. } = maps::scratch().ok()?;
+    let (source, destination) = if service.family() == 6 {
+        (seen.source, seen.destination)
+    } else {
+        ([source.into(), 0], [destination.into(), 0])
+    };
+    // Which is the destination that an error is about: see `scheduler_schedule`.
+    let address = if *by_error { source } else { destination };
     *key = CacheKey { address, cache: service.cache().into() };
 
     let now = clock::now(settings);

@@ -62,6 +62,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         return Err(Reason::DropPacket);
     }
     let once = is_once(service, &tuple);
+    scratch.is_once = once;
     let by_call = is_by_call(service);
     if (once || by_call) && by_error {
         // Of a connection of one packet nothing would be left for the error to go with, and an error names no call.

@@ -40,7 +40,7 @@ pub fn schedule(service: u32, tuple: &Tuple, addresses: &Addresses) -> Option<De
     let mut id = scheduler_schedule(service, source, tuple.source_port().into(), destination);
     // Not called from there, as the stack is short.
     if id == u64::from(BY_LOCALITY) {
-        id = locality::locality_choose(service, destination);
+        id = locality::locality_choose(service, source, destination);
     } else if id == u64::from(BY_TREE) {
         id = tree::tree_choose(service);
     }

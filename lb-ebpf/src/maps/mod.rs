@@ -204,6 +204,8 @@ pub struct Scratch {
     pub follows: bool,
     /// It is the other way of what an ICMP error is about, and makes a connection without being sent itself.
     pub by_error: bool,
+    /// It is a connection of its own, of which nothing is kept: one-packet scheduling.
+    pub is_once: bool,
     /// An ICMP error that came in.
     pub error: Received,
     /// The number of the call that the packet belongs to, if that was read; 0 if not.
@@ -329,6 +331,7 @@ impl Scratch {
         self.call = 0;
         self.follows = false;
         self.by_error = false;
+        self.is_once = false;
     }
 
     /// Puts an ICMP error that came in here.

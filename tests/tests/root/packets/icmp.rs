@@ -519,3 +519,26 @@ fn an_error_chooses_the_destination_that_a_client_would_get() {
         assert_ne!(differs, by_client, "{scheduler}");
     }
 }
+
+#[test]
+fn by_locality_an_error_goes_where_its_client_s_address_is_remembered() {
+    for scheduler in ["lblc", "lblcr"] {
+        let mut fixture = Fixture::configured(&format!(
+            "-A -t 192.168.1.100:80 -s {scheduler}
+             -a -t 192.168.1.100:80 -r 10.0.0.11:80 -m
+             -a -t 192.168.1.100:80 -r 10.0.0.12:80 -m"
+        ));
+        fixture.director.set_sysctl("schedule_icmp", 1).unwrap();
+        let server_of = |last, port| {
+            let client = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, last), port);
+            let about = Frame::tcp(VIP, client, ACK);
+            let message = Message::new(3, 1, ROUTER, *VIP.ip(), about.packet());
+            let outcome = fixture.send(CLIENTS, &message.bytes());
+            assert_eq!(outcome.action, Action::Redirect);
+            outcome.bytes[33]
+        };
+        assert_eq!([server_of(2, 1000), server_of(2, 1001), server_of(2, 1002)], [12; 3], "{scheduler}");
+        // One who is not remembered goes to the less loaded.
+        assert_eq!([server_of(3, 1000), server_of(3, 1001), server_of(2, 1003)], [11, 11, 12], "{scheduler}");
+    }
+}

@@ -6,6 +6,7 @@ use lb_common::reason::Reason;
 
 use super::fixture::{CLIENTS, Counted, Expected, Fixture, SERVERS, client, server, to_server};
 use super::frame::{Frame, SYN};
+use super::icmp::telling;
 
 const DNS: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(192, 168, 1, 100), 53);
 
@@ -36,6 +37,22 @@ fn each_datagram_is_under_the_threshold() {
     fixture.ipvsadm("-a -u 192.168.1.100:53 -r 10.0.0.11:53 -m -x 1");
     for _ in 0..3 {
         assert_eq!(fixture.send(CLIENTS, &Frame::udp(client(40000), DNS).bytes()).reason, None);
+    }
+}
+
+#[test]
+fn what_a_client_is_told_is_no_answer_of_it() {
+    for method in ["-g", "-i"] {
+        let mut fixture = telling(&format!(
+            "-A -u 192.168.1.100:53 -s rr -o
+             -a -u 192.168.1.100:53 -r 10.0.0.12:53 {method}"
+        ));
+        let query = Frame::udp(client(40000), DNS).time_to_live(1);
+        let before = fixture.counted();
+        assert_eq!(fixture.send(CLIENTS, &query.bytes()).reason, Some(Reason::TimeExceeded));
+        let server = server(2, 53);
+        let wanted = Counted { connections: 1, ..Counted::packet_in(&query) };
+        assert_eq!(fixture.counted()[&server] - before[&server], wanted, "{method}");
     }
 }
 
