@@ -281,16 +281,19 @@ fn run_over_few<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -
 #[inline(always)]
 fn consider_few<S: Search>(pass: &mut Pass<S>) {
     let Some(numbers) = maps::arena_line(pass.line) else { return };
-    if pass.first >= pass.length {
+    if S::ROTATES && pass.first >= pass.length {
         pass.first = 0;
     }
     let mut index = 0;
     while index < LINE as u32 && index < pass.length {
         // In the map all the time: what the search has seen is just numbers to the verifier, whatever way led to them.
         let pass = settled_reference(pass);
-        let mut position = pass.first.wrapping_add(index);
-        if position >= pass.length {
-            position = position.wrapping_sub(pass.length);
+        let mut position = index;
+        if S::ROTATES {
+            position = position.wrapping_add(pass.first);
+            if position >= pass.length {
+                position = position.wrapping_sub(pass.length);
+            }
         }
         let Some(candidate) = candidate(numbers.number(position)) else { return };
         if pass.search.consider(position, &candidate) {

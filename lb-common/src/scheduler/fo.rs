@@ -14,7 +14,7 @@ impl WeightedFailOver {
     /// A search; there is no state.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self(Heaviest::NONE)
+        Self(Heaviest::nobody())
     }
 }
 

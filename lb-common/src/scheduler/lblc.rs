@@ -39,7 +39,7 @@ impl Relief {
     /// A search; there is no state.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self { other_idle: false, others: Champion::NONE }
+        Self { other_idle: false, others: Champion::nobody() }
     }
 
     /// Whether it relieves a hot destination, as another is idle; else the hot one goes on. For use after the pass.

@@ -14,7 +14,7 @@ impl LeastConnections {
     /// A search; there is no state.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self(Champion::NONE)
+        Self(Champion::nobody())
     }
 }
 

@@ -18,7 +18,7 @@ impl NeverQueue {
     /// A search; there is no state.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self { idle: None, delay: Champion::NONE }
+        Self { idle: None, delay: Champion::nobody() }
     }
 }
 

@@ -17,7 +17,7 @@ impl WeightedOverflow {
     /// A search; there is no state.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self(Heaviest::NONE)
+        Self(Heaviest::nobody())
     }
 }
 

@@ -22,6 +22,8 @@ impl RoundRobin {
 }
 
 impl Search for RoundRobin {
+    const ROTATES: bool = true;
+
     #[inline(always)]
     fn first(&self) -> u32 {
         self.cursor.next()

@@ -36,7 +36,9 @@ impl Candidate {
     #[doc(alias = "ip_vs_dest_conn_overhead")]
     #[inline(always)]
     pub const fn cost(&self) -> u32 {
-        self.active.saturating_mul(256).saturating_add(self.total)
+        // In 64 bits, where nothing can overflow: one comparison instead of two.
+        let cost = self.active as u64 * 256 + self.total as u64;
+        if cost > u32::MAX as u64 { u32::MAX } else { cost as u32 }
     }
 }
 
@@ -107,6 +109,9 @@ impl From<Cursor> for u64 {
 
 /// A scan over a service's destinations in list order, newest first.
 pub trait Search: Copy {
+    /// Whether [`Search::first`] is ever another than 0, which a driver need not ask otherwise.
+    const ROTATES: bool = false;
+
     /// First position of the next pass. The pass visits it and its successors cyclically, exactly as
     /// many positions as the list has; a first position beyond the list stands for 0.
     #[inline(always)]
@@ -151,55 +156,62 @@ pub fn run<S: Search>(mut search: S, candidates: &[Candidate]) -> (Option<u32>, 
 /// The best candidate so far, for the searches that compare each destination with a champion.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Champion {
-    position: Option<u32>,
+    position: u32,
     cost: u32,
     weight: u32,
 }
 
 impl Champion {
-    /// Nobody yet.
-    pub(super) const NONE: Self = Self { position: None, cost: 0, weight: 0 };
+    /// Nobody yet: who costs more for its weight than anybody, so that nothing need be asked before a comparison.
+    ///
+    /// No constant, which the compiler would put into memory and copy from there.
+    #[inline(always)]
+    pub(super) const fn nobody() -> Self {
+        Self { position: 0, cost: 1, weight: 0 }
+    }
 
-    /// Takes the candidate if it is the first, or has less cost for its weight than the champion.
+    /// Takes the candidate, which has a weight, if it is the first, or has less cost for its weight than the champion.
     /// A tie keeps the champion, the newer destination.
     #[inline(always)]
     pub(super) fn challenge(&mut self, position: u32, cost: u32, weight: u32) {
-        let better = u64::from(self.cost) * u64::from(weight) > u64::from(cost) * u64::from(self.weight);
-        if self.position.is_none() || better {
-            *self = Self { position: Some(position), cost, weight };
+        if u64::from(self.cost) * u64::from(weight) > u64::from(cost) * u64::from(self.weight) {
+            *self = Self { position, cost, weight };
         }
     }
 
     /// The champion's position.
     #[inline(always)]
     pub(super) const fn position(&self) -> Option<u32> {
-        self.position
+        if self.weight == 0 { None } else { Some(self.position) }
     }
 }
 
 /// The heaviest candidate so far, for the searches that go by weight alone.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heaviest {
-    position: Option<u32>,
+    position: u32,
     weight: u32,
 }
 
 impl Heaviest {
     /// Nobody yet.
-    pub(super) const NONE: Self = Self { position: None, weight: 0 };
+    #[inline(always)]
+    pub(super) const fn nobody() -> Self {
+        Self { position: 0, weight: 0 }
+    }
 
     /// Takes the candidate if it weighs more than the one so far. A tie keeps that, the newer destination.
     #[inline(always)]
     pub(super) fn challenge(&mut self, position: u32, weight: u32) {
         if weight > self.weight {
-            *self = Self { position: Some(position), weight };
+            *self = Self { position, weight };
         }
     }
 
     /// Its position.
     #[inline(always)]
     pub(super) const fn position(&self) -> Option<u32> {
-        self.position
+        if self.weight == 0 { None } else { Some(self.position) }
     }
 }
 
@@ -246,6 +258,7 @@ mod tests {
     }
 
     impl Search for Recorder {
+        const ROTATES: bool = true;
         fn first(&self) -> u32 {
             self.first
         }

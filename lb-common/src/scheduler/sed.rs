@@ -16,7 +16,7 @@ impl ShortestExpectedDelay {
     /// A search; there is no state.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self(Champion::NONE)
+        Self(Champion::nobody())
     }
 }
 

@@ -14,7 +14,7 @@ impl WeightedLeastConnections {
     /// A search; there is no state.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self(Champion::NONE)
+        Self(Champion::nobody())
     }
 }
 

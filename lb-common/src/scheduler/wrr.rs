@@ -96,6 +96,8 @@ impl WeightedRoundRobin {
 }
 
 impl Search for WeightedRoundRobin {
+    const ROTATES: bool = true;
+
     #[inline(always)]
     fn first(&self) -> u32 {
         if self.from_head { 0 } else { self.start.next() }
