@@ -42,6 +42,7 @@ pub const NO_DESTINATION: Left = "of a destination that is not in the table";
 /// The reason that may pass as well.
 const NO_ROOM: Left = "no room in the connection table";
 const USELESS: Left = "templates that serve no more";
+const OF_ENGINE: Left = backup::Unfit::Engine.explanation();
 const NO_STATE: Left = "in a state that is not known";
 
 /// What became of one connection.
@@ -135,6 +136,10 @@ impl Foreign {
         let is_template = told.client_port == 0;
         if is_template && told.virtual_port == INVALID_PORT {
             return Err(USELESS);
+        }
+        if told.engine.is_some() {
+            // Not its client's, which it would be taken for.
+            return Err(OF_ENGINE);
         }
         let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == told.protocol);
         let state = match (protocol, is_template) {

@@ -81,6 +81,8 @@ fn what_cannot_be_placed_is_left_and_named() {
     let mut fixture = Fixture::configured(RULES);
     // The service is not persistent; and one that the kernel has given up has these ports.
     let template = ConnectionReport { client_port: 0, ..listed(1, 1, 8080, "NONE") };
+    let engine = Some(("sip".to_owned(), "a@x".to_owned()));
+    let of_call = ConnectionReport { engine, ..template.clone() };
     let given_up = ConnectionReport { virtual_port: 65535, destination_port: 65535, ..template.clone() };
     let connections = [
         listed(40000, 3, 80, "ESTABLISHED"),
@@ -88,6 +90,7 @@ fn what_cannot_be_placed_is_left_and_named() {
         listed(40002, 1, 8080, "WHATEVER"),
         template,
         given_up,
+        of_call,
     ];
     let takeover = fixture.director.adopt(&connections).unwrap();
     assert_eq!((takeover.taken, takeover.known), (0, 0));
@@ -97,6 +100,7 @@ fn what_cannot_be_placed_is_left_and_named() {
         [
             ("in a state that is not known", 1),
             ("of a destination that is not in the table", 2),
+            ("of a persistence engine", 1),
             ("templates that serve no more", 2)
         ]
     );
