@@ -91,7 +91,7 @@ reasons! {
     TableFull = 18, "table-full", Drop;
     /// Forwarding is switched off on the interface that the packet came in on.
     ForwardingDisabled = 19, "forwarding-disabled", Drop;
-    /// The next hop is behind a VLAN inside a VLAN, which no header is built for.
+    /// The next hop is behind a VLAN inside a VLAN; not counted any more, as the stack can send there.
     NestedVlan = 20, "nested-vlan", Drop;
     /// The director is being reconfigured or out of memory: a map that must be there is not.
     Internal = 21, "internal", Drop;
@@ -121,6 +121,10 @@ reasons! {
     OwnLeftAlone = 33, "own-left-alone", Pass;
     /// For a service with the persistence engine sip, without a Call-ID in the first 2,048 bytes of the message.
     NoCallId = 34, "no-call-id", Drop;
+    /// Done, and passed to the classifier that sends it: XDP cannot send out of that interface, or did not know it at `attach`.
+    SentByStack = 35, "sent-by-stack", Pass;
+    /// XDP cannot send out of that interface, and the driver takes no note for the classifier that could.
+    NotRedirected = 36, "not-redirected", Drop;
 }
 
 /// The place among the counters of reasons where connections are counted that gave way to new ones: no packet's end.

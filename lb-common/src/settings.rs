@@ -8,7 +8,7 @@ use crate::protocol::state;
 use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 /// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
 #[doc(alias = "ftpsvc_counter")]
@@ -211,13 +211,13 @@ impl Program {
     }
 }
 
-/// A VLAN interface.
+/// How the packet program sends out of an interface. Of one that it has no way for, the stack sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Vlan {
-    /// Index of the interface that carries it; 0 if that is itself a VLAN interface.
-    pub parent: u32,
-    /// VLAN identifier in network order, loaded natively.
+pub struct WayOut {
+    /// Index of the interface that frames go out of: itself, or the one that carries it if it is a VLAN interface.
+    pub interface: u32,
+    /// VLAN identifier in network order, loaded natively; 0 is no VLAN.
     pub tag: u16,
     /// Always 0.
     pub reserved: u16,

@@ -17,7 +17,7 @@ use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
 use crate::maps::{self, DestinationRef, Link, SettingsRef, Translation, Tunnelling};
-use crate::packet::{Window, move_head};
+use crate::packet::{Window, leave_note, move_head};
 use crate::sctp;
 
 /// What becomes of a packet that is forwarded, or not decided yet.
@@ -36,6 +36,24 @@ pub enum Verdict {
 pub fn redirect(interface: u32) -> u32 {
     // SAFETY: the helper takes two numbers.
     unsafe { bpf_redirect(interface, 0) as u32 }
+}
+
+/// In the number of an interface: XDP cannot send out of it, the stack can. Linux numbers interfaces from 1 to 2^31 - 1.
+const BY_STACK: u32 = 1 << 31;
+
+/// Leaves a packet to the stack that is done but cannot be sent from here: [`crate::way_in`] sends it.
+#[inline(always)]
+pub fn or_by_stack(context: &XdpContext, outcome: Result<Verdict, Reason>) -> Result<Verdict, Reason> {
+    match outcome {
+        Ok(Verdict::Redirect(interface)) if interface & BY_STACK != 0 => {
+            Err(if leave_note(context, interface & !BY_STACK) {
+                Reason::SentByStack
+            } else {
+                Reason::NotRedirected
+            })
+        }
+        other => other,
+    }
 }
 
 /// Why a next hop could not be found.
@@ -78,15 +96,10 @@ pub fn resolve(
         return Ok(());
     }
     let fib = ask(context.ctx.cast(), context.ingress_ifindex() as u32, packet, entry, addresses)?;
-    entry.interface = fib.ifindex;
-    entry.vlan = 0;
-    if let Some(vlan) = maps::vlan(fib.ifindex) {
-        if vlan.parent == 0 {
-            return Err(NoHop::Refused(Reason::NestedVlan));
-        }
-        entry.interface = vlan.parent;
-        entry.vlan = vlan.tag;
-    }
+    (entry.interface, entry.vlan) = match maps::way_out(fib.ifindex) {
+        Some(way) => (way.interface, way.tag),
+        None => (fib.ifindex | BY_STACK, 0),
+    };
     let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (fib.dmac, fib.smac);
     entry.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
     entry.mtu = if entry.is_tunnelled() && fib.family == AF_INET {
@@ -95,6 +108,11 @@ pub fn resolve(
         // SAFETY: reading a plain number out of a union of plain numbers.
         unsafe { fib.__bindgen_anon_1.mtu_result }
     };
+    if entry.interface & BY_STACK != 0 {
+        // Never good for another packet: so the steady state need not know of such ways. A second ago, for all CPUs.
+        entry.hop_until = now.wrapping_sub(settings.ticks_per_second());
+        return Ok(());
+    }
     let timeout = settings.timeout(steady_state(entry.protocol));
     entry.hop_until = now.wrapping_add(quantum(timeout, settings.ticks_per_second()));
     if shared {

@@ -37,6 +37,7 @@ mod sweep;
 mod tree;
 mod tunnel;
 mod tunnel_error;
+mod way_in;
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::{classifier, xdp};
@@ -44,7 +45,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::reason::{Fate, Reason};
 use lb_common::settings::Program;
 
-use crate::forward::Verdict;
+use crate::forward::{Verdict, or_by_stack};
 
 /// Balances a packet in its flow's steady state; leaves any other to [`xipvs_slow`], and odd shapes to [`xipvs_general`].
 #[xdp]
@@ -61,7 +62,7 @@ pub fn xipvs_general(context: XdpContext) -> u32 {
 /// Balances a packet of a known flow, whatever it does to it; leaves the making of connections to [`xipvs_open`].
 #[xdp]
 pub fn xipvs_slow(context: XdpContext) -> u32 {
-    act::<false>(&context, or_tell::<false>(balance::any::<false>(&context)))
+    act::<false>(&context, or_tell::<false>(&context, balance::any::<false>(&context)))
 }
 
 /// Makes a connection and sends its first packet on.
@@ -69,7 +70,7 @@ pub fn xipvs_slow(context: XdpContext) -> u32 {
 pub fn xipvs_open(context: XdpContext) -> u32 {
     let outcome = open::open::<false>(&context);
     connection::leave_late();
-    act::<false>(&context, or_tell::<false>(outcome))
+    act::<false>(&context, or_tell::<false>(&context, outcome))
 }
 
 /// [`xipvs`] for IPv6.
@@ -83,7 +84,7 @@ pub fn xipvs_ipv6(context: XdpContext) -> u32 {
 // Else the compiler finds it too large to be one function with its entry, whose frame there is no room for on the stack.
 #[inline(always)]
 pub fn xipvs_ipv6_slow(context: XdpContext) -> u32 {
-    act::<true>(&context, or_tell::<true>(balance::any::<true>(&context)))
+    act::<true>(&context, or_tell::<true>(&context, balance::any::<true>(&context)))
 }
 
 /// [`xipvs_open`] for IPv6.
@@ -91,19 +92,19 @@ pub fn xipvs_ipv6_slow(context: XdpContext) -> u32 {
 pub fn xipvs_ipv6_open(context: XdpContext) -> u32 {
     let outcome = open::open::<true>(&context);
     connection::leave_late();
-    act::<true>(&context, or_tell::<true>(outcome))
+    act::<true>(&context, or_tell::<true>(&context, outcome))
 }
 
 /// Sends a packet of a known flow into its tunnel, whatever that takes.
 #[xdp]
 pub fn xipvs_tunnel(context: XdpContext) -> u32 {
-    act::<false>(&context, or_tell::<false>(tunnel::send::<false>(&context)))
+    act::<false>(&context, or_tell::<false>(&context, tunnel::send::<false>(&context)))
 }
 
 /// [`xipvs_tunnel`] for IPv6.
 #[xdp]
 pub fn xipvs_ipv6_tunnel(context: XdpContext) -> u32 {
-    act::<true>(&context, or_tell::<true>(tunnel::send::<true>(&context)))
+    act::<true>(&context, or_tell::<true>(&context, tunnel::send::<true>(&context)))
 }
 
 /// Tells the sender of a packet why it goes no further.
@@ -115,7 +116,7 @@ pub fn xipvs_tell(context: XdpContext) -> u32 {
 /// Sends an ICMP error about a connection to whom it concerns.
 #[xdp]
 pub fn xipvs_icmp(context: XdpContext) -> u32 {
-    act::<false>(&context, icmp::relay::<false>(&context))
+    act::<false>(&context, or_by_stack(&context, icmp::relay::<false>(&context)))
 }
 
 /// [`xipvs_tell`] for IPv6.
@@ -127,13 +128,13 @@ pub fn xipvs_ipv6_tell(context: XdpContext) -> u32 {
 /// [`xipvs_icmp`] for IPv6.
 #[xdp]
 pub fn xipvs_ipv6_icmp(context: XdpContext) -> u32 {
-    act::<true>(&context, icmp::relay::<true>(&context))
+    act::<true>(&context, or_by_stack(&context, icmp::relay::<true>(&context)))
 }
 
 /// Tells a client of an ICMP error about the outer packet that one of its went in.
 #[xdp]
 pub fn xipvs_tunnel_error(context: XdpContext) -> u32 {
-    act::<false>(&context, tunnel_error::tell(&context))
+    act::<false>(&context, or_by_stack(&context, tunnel_error::tell(&context)))
 }
 
 /// Balances what has no ports: a fragment, by what is known of its datagram's, and IPsec, by its key exchange's.
@@ -146,6 +147,12 @@ pub fn xipvs_fragment(context: XdpContext) -> u32 {
 #[xdp]
 pub fn xipvs_ipv6_fragment(context: XdpContext) -> u32 {
     act::<true>(&context, fragment::go_on::<true>(&context))
+}
+
+/// Sends what XDP has done and cannot send, as it comes in at the stack.
+#[classifier]
+pub fn xipvs_in(context: TcContext) -> i32 {
+    way_in::send(&context)
 }
 
 /// Sees packets of the director itself on their way out of an interface.
@@ -162,8 +169,11 @@ pub fn xipvs_ipv6_out(context: TcContext) -> i32 {
 
 /// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.
 #[inline(always)]
-fn or_tell<const IPV6: bool>(outcome: Result<Verdict, Reason>) -> Result<Verdict, Reason> {
-    let reason = match outcome {
+fn or_tell<const IPV6: bool>(
+    context: &XdpContext,
+    outcome: Result<Verdict, Reason>,
+) -> Result<Verdict, Reason> {
+    let reason = match or_by_stack(context, outcome) {
         Err(reason) if lb_common::icmp::error_for(reason, IPV6).is_some() => reason,
         other => return other,
     };

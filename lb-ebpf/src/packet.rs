@@ -4,7 +4,9 @@ use core::hint::assert_unchecked;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
+};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::packet::Frame;
 
@@ -127,6 +129,48 @@ pub fn cut(context: &XdpContext, length: usize) -> bool {
     let by = length as i32 - opaque(Window::of(context).length() as u64) as i32;
     // SAFETY: as above.
     unsafe { bpf_xdp_adjust_tail(context.ctx, by) == 0 }
+}
+
+/// Begins a note, so that what a driver writes before packets is not taken for one: "xipv".
+const NOTE: u32 = u32::from_ne_bytes(*b"xipv");
+
+/// What stands before a packet that XDP passes to be sent: [`NOTE`], and an interface.
+type Note = [u32; 2];
+
+/// Notes the interface that a packet is to go out of, before the packet; existing windows are void after it.
+#[inline(always)]
+pub fn leave_note(context: &XdpContext, interface: u32) -> bool {
+    // SAFETY: the context is the program's own; the helper checks that there is room.
+    if unsafe { bpf_xdp_adjust_meta(context.ctx, -(size_of::<Note>() as i32)) } != 0 {
+        return false;
+    }
+    let (start, end) = (context.metadata(), context.data());
+    if start + size_of::<Note>() > end {
+        return false;
+    }
+    // SAFETY: the range lies before the packet, checked above in the form that the verifier follows; it is aligned, as the
+    // helper takes multiples of four only, and where packets begin depends on the driver: so not written as one word of eight.
+    unsafe { (start as *mut Note).write_unaligned([NOTE, interface]) };
+    true
+}
+
+/// Takes the note from before a packet: nobody shall find it a second time.
+#[inline(always)]
+pub fn take_note(context: &TcContext) -> Option<u32> {
+    let packet = context.skb.skb;
+    // SAFETY: the context lives as long as the program runs.
+    let (start, end) = unsafe { ((*packet).data_meta as usize, (*packet).data as usize) };
+    if start + size_of::<Note>() > end {
+        return None;
+    }
+    // SAFETY: the range lies before the packet, checked above.
+    let [mark, interface] = unsafe { (start as *const Note).read_unaligned() };
+    if mark != NOTE {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { (start as *mut Note).write_unaligned([0; 2]) };
+    Some(interface)
 }
 
 /// What [`set_handled`] leaves in a packet's `tc_index`, which nothing else uses but classifiers of long ago.

@@ -25,7 +25,7 @@ use lb_common::packet::Packet;
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
-use lb_common::settings::{Program, SettingsElement, Vlan};
+use lb_common::settings::{Program, SettingsElement, WayOut};
 use lb_common::sip::{self, CallId};
 use lb_common::stats::Estimator;
 use lb_common::tunnel::Path;
@@ -167,9 +167,9 @@ pub fn remember_path(address: u32, path: Path) {
     let _ = PATHS.insert(address, path, 0);
 }
 
-/// VLAN interfaces, by their index: a frame for one goes out of its parent with a tag.
+/// The interfaces that XDP can send out of, by their index: a frame for a VLAN goes out of what carries it, with a tag.
 #[btf_map]
-static VLANS: HashMap<u32, Vlan, 4096> = HashMap::new();
+static WAYS_OUT: HashMap<u32, WayOut, 4096> = HashMap::new();
 
 /// The programs that the packet program goes on in.
 #[btf_map]
@@ -489,9 +489,9 @@ pub fn tunnel_source_ipv6(destination: DestinationId) -> [u64; 2] {
     source.map_or([0; 2], |source| unsafe { read_volatile(source.cast()) })
 }
 
-/// What is to be known of an interface if it is a VLAN interface.
+/// How to send out of an interface; none if XDP cannot.
 #[inline(always)]
-pub fn vlan(interface: u32) -> Option<Vlan> {
+pub fn way_out(interface: u32) -> Option<WayOut> {
     // SAFETY: the value is copied out at once; user space replaces it whole or deletes it.
-    unsafe { VLANS.get(interface).copied() }
+    unsafe { WAYS_OUT.get(interface).copied() }
 }

@@ -18,10 +18,8 @@ pub fn carry_out(interfaces: &[String], generic: bool, connections: Option<u32>)
         }
         if let Some(why) = one.fallback {
             eprintln!(
-                "xipvs: warning: {name} is attached in {} mode, which is slower: {why}; what comes in elsewhere in {} \
-                 mode cannot leave by it, so attach that with --generic too",
-                Mode::Generic.name(),
-                Mode::Native.name()
+                "xipvs: warning: {name} is attached in {} mode, which is slower: {why}",
+                Mode::Generic.name()
             );
         }
     }

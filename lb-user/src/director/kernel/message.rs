@@ -1,4 +1,5 @@
-//! Messages of the generic netlink family `IPVS`: commands, and attributes going in and out.
+//! Messages of the generic netlink family `IPVS`: commands, and attributes going in and out. Those of other families are no
+//! different, and have a number for their command.
 //!
 //! What the attributes mean stands with the object that they describe. Framing is rust-netlink's.
 //! IPVS counterpart: `IPVS_CMD_*` and the attribute policies of `ip_vs_ctl.c`.
@@ -7,6 +8,9 @@ use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, NLA_HEADER_SIZE, NlasIterator, ParseableParametrized,
 };
 use netlink_packet_generic::{GenlFamily, GenlHeader};
+
+/// The family's name.
+pub const FAMILY: &str = "IPVS";
 
 /// A command of the family, numbered as in its interface.
 #[doc(alias = "IPVS_CMD_ATTR_MAX")]
@@ -62,7 +66,7 @@ impl Message {
 
 impl GenlFamily for Message {
     fn family_name() -> &'static str {
-        "IPVS"
+        FAMILY
     }
 
     fn command(&self) -> u8 {

@@ -8,9 +8,9 @@ mod connection;
 mod daemon;
 mod destination;
 mod fingerprint;
-mod message;
+pub(super) mod message;
 mod service;
-mod socket;
+pub(super) mod socket;
 mod stats;
 
 use std::fs::File;
@@ -20,7 +20,7 @@ use std::process::{self, Stdio};
 
 use netlink_packet_core::{DecodeError, parse_u32};
 
-use self::message::{Attributes, Command, Message, info, top};
+use self::message::{Attributes, Command, FAMILY, Message, info, top};
 use self::socket::{Answer, Socket};
 use super::{Director, Error, Result};
 use crate::table::{
@@ -52,11 +52,11 @@ impl Kernel {
 
     fn open_after(told: Stdio) -> Result<Self> {
         let failed = |error: io::Error| Error::Unavailable(format!("netlink: {error}"));
-        let socket = match Socket::open().map_err(failed)? {
+        let socket = match Socket::open(FAMILY).map_err(failed)? {
             Some(socket) => socket,
             None => {
                 load_module(told)?;
-                Socket::open().map_err(failed)?.ok_or(Error::NoIpvs)?
+                Socket::open(FAMILY).map_err(failed)?.ok_or(Error::NoIpvs)?
             }
         };
         let mut kernel = Self { socket };

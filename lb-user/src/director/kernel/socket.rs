@@ -1,6 +1,6 @@
-//! The netlink socket of the family `IPVS`: one question at a time, blocking.
+//! A socket of a generic netlink family: one question at a time, blocking.
 //!
-//! The only place that speaks to the kernel for this director; it knows nothing of what is asked.
+//! The only place that speaks to the kernel for this director, and to the family `netdev`; it knows nothing of what is asked.
 //! IPVS counterpart: `ip_vs_genl_register` and netlink's own dump machinery.
 
 use std::io;
@@ -12,7 +12,7 @@ use netlink_packet_core::{
 use netlink_packet_generic::GenlMessage;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
-use netlink_packet_generic::{GenlFamily, GenlHeader};
+use netlink_packet_generic::{GenlFamily as _, GenlHeader};
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_GENERIC;
 
@@ -40,14 +40,14 @@ pub struct Socket {
 
 impl Socket {
     /// Opens it; `None` when the kernel has no such family (yet).
-    pub fn open() -> io::Result<Option<Self>> {
+    pub fn open(family: &str) -> io::Result<Option<Self>> {
         let mut socket = netlink_sys::Socket::new(NETLINK_GENERIC)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         let mut opened = Self { socket, family: 0, sequence: 0, buffer: Vec::with_capacity(BUFFER) };
         let question = GenlMessage::from_payload(GenlCtrl {
             cmd: GenlCtrlCmd::GetFamily,
-            nlas: vec![GenlCtrlAttrs::FamilyName(Message::family_name().into())],
+            nlas: vec![GenlCtrlAttrs::FamilyName(family.into())],
         });
         let answers = match opened.exchange(question, Answer::Single) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
@@ -58,8 +58,8 @@ impl Socket {
                 GenlCtrlAttrs::FamilyId(id) => Some(*id),
                 _ => None,
             });
-        opened.family =
-            id.ok_or_else(|| io::Error::other("the kernel names no number for the family IPVS"))?;
+        let unnamed = || io::Error::other(format!("the kernel names no number for the family {family}"));
+        opened.family = id.ok_or_else(unnamed)?;
         Ok(Some(opened))
     }
 

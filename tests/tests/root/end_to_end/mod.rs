@@ -1,5 +1,6 @@
 //! Real clients and real servers around a director that is steered by commands alone; none of them runs meanwhile.
 
+mod bridge;
 mod changes;
 mod dns;
 mod download;

@@ -307,6 +307,8 @@ fn host_and_program_agree_on_random_frames() {
         Reason::DropPacket,
         Reason::ForwardingDisabled,
         Reason::NestedVlan,
+        Reason::SentByStack,
+        Reason::NotRedirected,
         Reason::Internal,
         Reason::FragmentedByStack,
         Reason::ExtensionHeaders,

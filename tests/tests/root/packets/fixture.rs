@@ -32,7 +32,7 @@ use lb_common::fragment::{Datagram, Ports};
 use lb_common::protocol::state;
 use lb_common::reason::{Fate, Reason};
 use lb_common::scheduler::cache::{CacheKey, Cached};
-use lb_common::settings::{Settings, Vlan};
+use lb_common::settings::{Settings, WayOut};
 use lb_common::tunnel;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity, setns, unshare};
@@ -56,6 +56,8 @@ pub const CLIENTS: u32 = 11;
 pub const SERVERS: u32 = 12;
 /// Does not forward.
 pub const CLOSED: u32 = 13;
+/// The one that XDP cannot send out of.
+pub const NESTED: u32 = 15;
 
 const CLIENTS_MAC: Mac = [2, 0, 0, 0, 0, 11];
 const SERVERS_MAC: Mac = [2, 0, 0, 0, 0, 12];
@@ -65,6 +67,7 @@ const GATEWAY_MAC: Mac = [2, 1, 0, 0, 0, 254];
 /// Link headers by next hop.
 pub const TO_CLIENT: [Mac; 2] = [CLIENT_MAC, CLIENTS_MAC];
 pub const TO_GATEWAY: [Mac; 2] = [GATEWAY_MAC, CLIENTS_MAC];
+pub const TO_NESTED: [Mac; 2] = [[2, 9, 0, 0, 0, 11], [2, 0, 0, 0, 0, 15]];
 pub const TO_VLAN: [Mac; 2] = [[2, 7, 0, 0, 0, 11], [2, 0, 0, 0, 0, 14]];
 
 /// The link header towards server 1, 2 ...
@@ -193,7 +196,7 @@ impl World {
              link add servers index 12 address 02:00:00:00:00:0c type veth peer name servers-peer index 22
              link add closed index 13 address 02:00:00:00:00:0d type veth peer name closed-peer index 23
              link add vlan index 14 address 02:00:00:00:00:0e type veth peer name vlan-peer index 24
-             link add nested index 15 type veth peer name nested-peer index 25
+             link add nested index 15 address 02:00:00:00:00:0f type veth peer name nested-peer index 25
              link set lo up
              ",
         );
@@ -228,13 +231,18 @@ impl World {
         lifecycle::attach(&interfaces, false, &sizes(), false).expect("the program loads and attaches");
         std::fs::write("/proc/sys/net/ipv4/conf/closed/forwarding", "0").unwrap();
         let directory = Pins::find().unwrap().directory().to_owned();
-        // Not every kernel has VLAN interfaces. To the program they are numbers that this map knows.
-        let map = MapData::from_pin(directory.join("VLANS")).unwrap();
-        let mut vlans: HashMap<_, u32, [u8; size_of::<Vlan>()]> = Map::HashMap(map).try_into().unwrap();
-        for (index, parent, identifier) in [(14, SERVERS, 7u16), (15, 0, 9)] {
-            let vlan = Vlan { parent, tag: identifier.to_be(), reserved: 0 };
-            let bytes: [u8; size_of::<Vlan>()] = vlan.as_bytes().try_into().unwrap();
-            vlans.insert(index, bytes, 0).unwrap();
+        // Not every kernel has VLAN interfaces. To the program they are numbers that this map knows, as all that it can send
+        // out of; of the last one it knows nothing.
+        let map = MapData::from_pin(directory.join("WAYS_OUT")).unwrap();
+        let mut ways: HashMap<_, u32, [u8; size_of::<WayOut>()]> = Map::HashMap(map).try_into().unwrap();
+        // Of which older kernels cannot tell that its other end takes nothing.
+        let _ = ways.remove(&NESTED);
+        for (index, interface, identifier) in
+            [(CLIENTS, CLIENTS, 0u16), (SERVERS, SERVERS, 0), (CLOSED, CLOSED, 0), (14, SERVERS, 7)]
+        {
+            let way = WayOut { interface, tag: identifier.to_be(), reserved: 0 };
+            let bytes: [u8; size_of::<WayOut>()] = way.as_bytes().try_into().unwrap();
+            ways.insert(index, bytes, 0).unwrap();
         }
         let (network, mounts) = namespaces();
         Self { network, mounts, directory }
@@ -343,6 +351,8 @@ pub enum Expected {
     Pass(Reason),
     /// Passed, but changed to this.
     PassChanged(Reason, Frame),
+    /// Passed to be sent out of an interface, like this.
+    ByStack(u32, Frame),
     /// Dropped.
     Drop(Reason),
 }
@@ -557,6 +567,11 @@ impl Fixture {
             Expected::Redirect(frame) => (Action::Redirect, None, frame.bytes()),
             Expected::Pass(reason) => (Action::Pass, Some(reason), sent),
             Expected::PassChanged(reason, frame) => (Action::Pass, Some(reason), frame.bytes()),
+            Expected::ByStack(interface, frame) => {
+                // The kernel gives what stands before a packet with it.
+                let note = [&b"xipv"[..], &interface.to_ne_bytes(), &frame.bytes()].concat();
+                (Action::Pass, Some(Reason::SentByStack), note)
+            }
             Expected::Drop(reason) => (Action::Drop, Some(reason), sent),
         };
         assert_eq!((outcome.action, outcome.reason), (action, reason), "{what}");

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use lb_common::reason::Reason;
 
 use super::fixture::{
-    CLIENTS, CLOSED, Counted, Expected, Fixture, SERVERS, TO_CLIENT, TO_GATEWAY, TO_VLAN, VIP, client,
-    server, to_server,
+    CLIENTS, CLOSED, Counted, Expected, Fixture, NESTED, SERVERS, TO_CLIENT, TO_GATEWAY, TO_NESTED, TO_VLAN,
+    VIP, client, server, to_server,
 };
 use super::frame::{ACK, Change, FIN, Frame, PSH, SYN};
 
@@ -126,14 +126,28 @@ fn a_way_through_a_vlan_gets_its_tag() {
 }
 
 #[test]
-fn a_vlan_inside_a_vlan_is_refused_by_name() {
+fn what_xdp_cannot_send_is_left_to_the_stack_whole_every_time() {
     let mut fixture = Fixture::configured(
         "-A -t 192.168.1.100:80 -s rr
-         -a -t 192.168.1.100:80 -r 10.9.0.11:80 -m",
+         -a -t 192.168.1.100:80 -r 10.9.0.11:80 -m
+         -A -u 192.168.1.100:53 -s rr
+         -a -u 192.168.1.100:53 -r 10.9.0.11:53 -g",
     );
-    let syn = Frame::tcp(client(40000), VIP, SYN);
-    let counted = [(SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 11), 80), Counted::opened(&syn))];
-    fixture.expect("syn", CLIENTS, &syn, Expected::Drop(Reason::NestedVlan), &counted);
+    let address = Ipv4Addr::new(10, 9, 0, 11);
+    let server = SocketAddrV4::new(address, 80);
+    for (flags, first) in [(SYN, true), (ACK, false), (ACK, false), (PSH | ACK, false)] {
+        let frame = Frame::tcp(client(40000), VIP, flags);
+        let out = frame.clone().destination(server).sent(TO_NESTED);
+        let counted = if first { Counted::opened(&frame) } else { Counted::packet_in(&frame) };
+        fixture.expect("NAT", CLIENTS, &frame, Expected::ByStack(NESTED, out), &[(server, counted)]);
+    }
+    let server = SocketAddrV4::new(address, 53);
+    for first in [true, false, false] {
+        let frame = Frame::udp(client(40000), DNS);
+        let out = frame.clone().sent(TO_NESTED);
+        let counted = if first { Counted::opened_inactive(&frame) } else { Counted::packet_in(&frame) };
+        fixture.expect("direct", CLIENTS, &frame, Expected::ByStack(NESTED, out), &[(server, counted)]);
+    }
 }
 
 #[test]

@@ -12,11 +12,11 @@ use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, Xdp};
 use aya_obj::programs::XdpAttachType;
 
-use super::egress::Unseen;
+use super::classifiers::{LOOPBACK, Unseen};
 use super::interface::{self, Interface, Mode};
 use super::load::{self, ENTRY};
 use super::pins::Pins;
-use super::{egress, failed, refused, sysctl};
+use super::{classifiers, failed, refused, sysctl};
 use crate::director::xdp::daemon::Daemons;
 use crate::director::xdp::routing::Routing;
 use crate::director::xdp::sizes::Sizes;
@@ -25,8 +25,6 @@ use crate::director::{Error, Result, errno_text};
 
 /// The first part of the names of pinned links.
 const LINK: &str = "link-";
-/// Index of `lo`, in every namespace.
-const LOOPBACK: u32 = 1;
 
 /// What became of an interface that was to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,14 +105,14 @@ pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Re
             }
         }
     }
-    interface::tell_vlans(pins.directory(), &interfaces)?;
-    let unseen = put_on_way_out(&pins, &mut routing, &interfaces)?;
+    let unseen = put_behind(&pins, &mut routing, &interfaces)?;
+    interface::tell_ways(pins.directory(), &mut routing)?;
     Ok(Attachment { interfaces: made, replaced, unseen })
 }
 
 /// Puts the programs for what the director itself sends on all attached interfaces and on `lo`, by which its connections to
-/// its own virtual addresses go, in the place of older ones; where that could not be done.
-fn put_on_way_out(pins: &Pins, routing: &mut Routing, interfaces: &[Interface]) -> Result<Vec<Unseen>> {
+/// its own virtual addresses go, and those for what XDP cannot send, in the place of older ones; where that could not be done.
+fn put_behind(pins: &Pins, routing: &mut Routing, interfaces: &[Interface]) -> Result<Vec<Unseen>> {
     let linked = linked(pins);
     let mut unseen = Vec::new();
     for Interface { index, name, .. } in interfaces {
@@ -123,7 +121,7 @@ fn put_on_way_out(pins: &Pins, routing: &mut Routing, interfaces: &[Interface]) 
         } else if !linked.contains(index) {
             continue;
         }
-        unseen.extend(egress::put_on(pins, routing, *index, name).err());
+        unseen.extend(classifiers::put_on(pins, routing, *index, name).err());
     }
     Ok(unseen)
 }
@@ -249,7 +247,7 @@ fn remove_pin(pin: &Path) -> Result<()> {
 
 fn detach_one(pins: &Pins, routing: &mut Routing, interface: &Interface) -> Result<()> {
     // First, as an interface without a link is not attached any more, whatever else it has.
-    egress::take_off(pins, routing, interface.index)?;
+    classifiers::take_off(pins, routing, interface.index)?;
     remove_pin(&link_pin(pins, interface.index))?;
     sysctl::restore(pins, interface.index, Some(&interface.name))
 }
@@ -265,7 +263,7 @@ fn forget_missing(pins: &Pins, interfaces: &[Interface]) -> Result<()> {
     let is_gone = |index: &u32| !interfaces.iter().any(|interface| interface.index == *index);
     for index in linked(pins).into_iter().chain(sysctl::remembered(pins)).filter(is_gone) {
         remove_pin(&link_pin(pins, index))?;
-        egress::forget(pins, index)?;
+        classifiers::forget(pins, index)?;
         sysctl::restore(pins, index, None)?;
     }
     Ok(())
@@ -292,7 +290,7 @@ pub fn attached(pins: &Pins) -> Result<Vec<Listed>> {
     let interfaces = interface::list(&mut routing)?;
     let listed = |interface: Interface| {
         let mode = mode_of(pins, &interface);
-        let sees_own = egress::is_on(pins, &mut routing, interface.index);
+        let sees_own = classifiers::is_on(pins, &mut routing, interface.index);
         (mode.is_some() || sees_own).then_some(Listed { interface: interface.name, mode, sees_own })
     };
     Ok(interfaces.into_iter().filter_map(listed).collect())
@@ -315,7 +313,9 @@ pub fn detach(names: &[String]) -> Result<()> {
         }
     }
     wanted.into_iter().try_for_each(|interface| detach_one(&pins, &mut routing, interface))?;
-    leave_loopback(&pins, &mut routing, &interfaces)
+    leave_loopback(&pins, &mut routing, &interfaces)?;
+    // Some drivers send what XDP redirects only while they have a program themselves.
+    interface::tell_ways(pins.directory(), &mut routing)
 }
 
 /// Takes everything away: sync daemons, programs, maps with the table and its connections, neighbours, settings.
@@ -334,10 +334,10 @@ pub fn detach_all() -> Result<()> {
     let interfaces = interface::list(&mut routing)?;
     // The programs first, so that nothing is forwarded by half a director.
     for index in linked(&pins) {
-        egress::take_off(&pins, &mut routing, index)?;
+        classifiers::take_off(&pins, &mut routing, index)?;
         remove_pin(&link_pin(&pins, index))?;
     }
-    egress::take_off(&pins, &mut routing, LOOPBACK)?;
+    classifiers::take_off(&pins, &mut routing, LOOPBACK)?;
     for index in sysctl::remembered(&pins) {
         let interface = interfaces.iter().find(|interface| interface.index == index);
         sysctl::restore(&pins, index, interface.map(|interface| interface.name.as_str()))?;

@@ -1,15 +1,15 @@
-//! The network interfaces: what they are called, what is attached to them, and which of them are VLANs.
+//! The network interfaces: what they are called, what is attached to them, and which of them XDP can send out of.
 
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData};
-use lb_common::settings::Vlan;
+use lb_common::settings::WayOut;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 use zerocopy::IntoBytes;
 
-use super::failed;
+use super::{failed, features};
 use crate::director::Result;
 use crate::director::xdp::routing::Routing;
 
@@ -34,6 +34,17 @@ impl Mode {
     }
 }
 
+/// What makes an interface's packets, as far as it tells whether XDP can send there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A network card.
+    Card,
+    /// Software that takes what XDP redirects, in every supported kernel.
+    Taking,
+    /// Other software.
+    Other,
+}
+
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
@@ -45,6 +56,10 @@ pub struct Interface {
     pub program: Option<(u32, Mode)>,
     /// Index of the interface that carries it, and its VLAN identifier; only for VLAN interfaces.
     pub vlan: Option<(u32, u16)>,
+    /// It has Ethernet's link headers.
+    pub is_ethernet: bool,
+    /// What makes its packets.
+    pub kind: Kind,
 }
 
 /// Lists the interfaces of the namespace.
@@ -55,19 +70,41 @@ pub fn list(routing: &mut Routing) -> Result<Vec<Interface>> {
 
 impl Interface {
     fn read(link: &LinkMessage) -> Self {
-        let mut interface = Self { index: link.header.index, name: String::new(), program: None, vlan: None };
+        let mut interface = Self {
+            index: link.header.index,
+            name: String::new(),
+            program: None,
+            vlan: None,
+            is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+            kind: Kind::Card,
+        };
         let (mut carrier, mut tag) = (0, None);
         for attribute in &link.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name.clone_from(name),
                 LinkAttribute::Link(index) => carrier = *index,
-                LinkAttribute::LinkInfo(info) => tag = vlan_identifier(info),
+                LinkAttribute::LinkInfo(info) => {
+                    tag = vlan_identifier(info);
+                    interface.kind = kind(info);
+                }
                 LinkAttribute::Xdp(attached) => interface.program = program(attached),
                 _ => {}
             }
         }
         interface.vlan = tag.map(|tag| (carrier, tag));
         interface
+    }
+}
+
+fn kind(info: &[LinkInfo]) -> Kind {
+    let kind = info.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    match kind {
+        None => Kind::Card,
+        Some(InfoKind::Veth | InfoKind::Tun | InfoKind::Bond) => Kind::Taking,
+        Some(_) => Kind::Other,
     }
 }
 
@@ -96,25 +133,101 @@ fn program(attached: &[LinkXdp]) -> Option<(u32, Mode)> {
     Some((identifier, mode))
 }
 
-/// Tells the packet program which interfaces are VLANs, and forgets those that are no more.
-pub fn tell_vlans(directory: &Path, interfaces: &[Interface]) -> Result<()> {
-    let no_map = |error: &dyn std::fmt::Display| failed("VLANS", error);
-    let map = MapData::from_pin(directory.join("VLANS")).map_err(|error| no_map(&error))?;
-    let mut map: HashMap<MapData, u32, [u8; size_of::<Vlan>()]> =
+/// Tells the packet program how to send out of which interfaces, and forgets those that it cannot send out of any more.
+pub fn tell_ways(directory: &Path, routing: &mut Routing) -> Result<()> {
+    let interfaces = list(routing)?;
+    let ways = ways(&interfaces, features::taking()?.as_deref());
+    let no_map = |error: &dyn std::fmt::Display| failed("WAYS_OUT", error);
+    let map = MapData::from_pin(directory.join("WAYS_OUT")).map_err(|error| no_map(&error))?;
+    let mut map: HashMap<MapData, u32, [u8; size_of::<WayOut>()]> =
         HashMap::try_from(Map::HashMap(map)).map_err(|error| no_map(&error))?;
-    let is_vlan = |index| interfaces.iter().any(|other| other.index == index && other.vlan.is_some());
     let known: Vec<u32> = map.keys().flatten().collect();
-    for index in known.into_iter().filter(|index| !is_vlan(*index)) {
+    for index in known.into_iter().filter(|index| !ways.iter().any(|(way, _)| way == index)) {
         // Somebody may have been faster.
         let _ = map.remove(&index);
     }
-    for interface in interfaces {
-        let Some((carrier, identifier)) = interface.vlan else { continue };
-        let parent = if is_vlan(carrier) { 0 } else { carrier };
-        let vlan = Vlan { parent, tag: identifier.to_be(), reserved: 0 };
-        let mut bytes = [0; size_of::<Vlan>()];
-        bytes.copy_from_slice(vlan.as_bytes());
-        map.insert(interface.index, bytes, 0).map_err(|error| no_map(&error))?;
+    for (index, way) in ways {
+        let mut bytes = [0; size_of::<WayOut>()];
+        bytes.copy_from_slice(way.as_bytes());
+        map.insert(index, bytes, 0).map_err(|error| no_map(&error))?;
     }
     Ok(())
+}
+
+/// How to send out of each interface that XDP can send out of; `taking` are those whose drivers say that they take what it
+/// redirects, if the kernel knows.
+fn ways(interfaces: &[Interface], taking: Option<&[u32]>) -> Vec<(u32, WayOut)> {
+    let is_native = |interface: &Interface| matches!(interface.program, Some((_, Mode::Native)));
+    let can = |interface: &&Interface| {
+        let takes = match (taking, interface.kind) {
+            (Some(taking), _) => taking.contains(&interface.index),
+            (None, Kind::Card) => is_native(interface),
+            (None, kind) => kind == Kind::Taking,
+        };
+        // In generic mode the stack sends, by any driver; and what came in at an interface may leave by it.
+        let is_asked = interfaces.iter().any(|other| is_native(other) && other.index != interface.index);
+        interface.is_ethernet && interface.vlan.is_none() && (takes || !is_asked)
+    };
+    let plain: Vec<u32> = interfaces.iter().filter(can).map(|interface| interface.index).collect();
+    let way = |interface: &Interface| {
+        let (carrier, identifier) = interface.vlan.unwrap_or((interface.index, 0));
+        let way = WayOut { interface: carrier, tag: identifier.to_be(), reserved: 0 };
+        plain.contains(&carrier).then_some((interface.index, way))
+    };
+    interfaces.iter().filter_map(way).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(index: u32, kind: Kind, mode: Option<Mode>) -> Interface {
+        let (name, program) = (format!("eth{index}"), mode.map(|mode| (1, mode)));
+        Interface { index, name, program, vlan: None, is_ethernet: true, kind }
+    }
+
+    fn indices(interfaces: &[Interface], taking: Option<&[u32]>) -> Vec<u32> {
+        ways(interfaces, taking).into_iter().map(|(index, _)| index).collect()
+    }
+
+    #[test]
+    fn the_kernel_s_word_counts_and_without_it_what_the_interface_is() {
+        let native = Some(Mode::Native);
+        let all = [
+            interface(1, Kind::Card, native),
+            interface(2, Kind::Card, native),
+            interface(3, Kind::Card, None),
+            interface(4, Kind::Taking, None),
+            interface(5, Kind::Other, None),
+        ];
+        assert_eq!(indices(&all, Some(&[2, 5])), [2, 5]);
+        assert_eq!(indices(&all, None), [1, 2, 4]);
+    }
+
+    #[test]
+    fn who_is_never_redirected_to_natively_need_not_take_it() {
+        let generic = [interface(1, Kind::Other, Some(Mode::Generic)), interface(2, Kind::Card, None)];
+        assert_eq!(indices(&generic, Some(&[])), [1, 2]);
+        let one_armed = [interface(1, Kind::Card, Some(Mode::Native)), interface(2, Kind::Card, None)];
+        assert_eq!(indices(&one_armed, Some(&[])), [1]);
+    }
+
+    #[test]
+    fn vlans_go_by_what_carries_them_and_nothing_goes_without_ethernet() {
+        let mut all = [
+            interface(1, Kind::Card, Some(Mode::Native)),
+            interface(2, Kind::Other, None),
+            interface(3, Kind::Other, None),
+            interface(4, Kind::Other, None),
+            interface(5, Kind::Taking, None),
+        ];
+        all[1].vlan = Some((1, 7));
+        // Inside a VLAN, and of an interface that takes nothing.
+        all[2].vlan = Some((2, 8));
+        all[3].vlan = Some((9, 7));
+        all[4].is_ethernet = false;
+        let ways = ways(&all, Some(&[1, 5]));
+        assert_eq!(ways.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!((ways[1].1.interface, ways[1].1.tag), (1, 7_u16.to_be()));
+    }
 }

@@ -5,14 +5,15 @@
 //! replaces what it finds. IPVS counterpart: loading and removing the module.
 
 mod attach;
-mod egress;
+mod classifiers;
+mod features;
 mod interface;
 mod load;
 mod pins;
 mod sysctl;
 
 pub use attach::{Attached, Attachment, Fallback, Listed, attach, attached, detach, detach_all};
-pub use egress::Unseen;
+pub use classifiers::Unseen;
 pub use interface::Mode;
 pub use load::load;
 pub(super) use pins::records_of;

@@ -1,4 +1,5 @@
-//! The programs on the way out of an interface, which see what the director itself sends: a `clsact` qdisc with a filter each.
+//! The programs behind XDP: on the way out of an interface they see what the director itself sends, on the way in they send
+//! what XDP cannot. A `clsact` qdisc with a filter each.
 //!
 //! Netlink attaches them, and not a link, which there is since Linux 6.6 only; they live with the qdisc, without any process.
 //! A qdisc that somebody else made stays; that we made one is remembered in a file, and it stays too if others use it since.
@@ -18,8 +19,12 @@ use super::refused;
 use crate::director::Result;
 use crate::director::xdp::routing::{Refusal, Routing};
 
-/// The programs, in the order in which they see a packet.
-pub const PROGRAMS: [&str; 2] = ["xipvs_out", "xipvs_ipv6_out"];
+/// The programs on the way out, in the order in which they see a packet.
+const OUT: [&str; 2] = ["xipvs_out", "xipvs_ipv6_out"];
+/// The program on the way in.
+const IN: &str = "xipvs_in";
+/// `lo`, in every namespace. XDP passes nothing there.
+pub const LOOPBACK: u32 = 1;
 /// Where they stand among the filters of a qdisc.
 const PRIORITY: u16 = 10;
 /// Number of the first one among those of this priority.
@@ -36,7 +41,7 @@ pub struct Unseen {
     why: String,
 }
 
-/// Puts the programs on the way out of an interface, in the place of older ones.
+/// Puts the programs on an interface, in the place of older ones.
 pub fn put_on(
     pins: &Pins,
     routing: &mut Routing,
@@ -45,7 +50,7 @@ pub fn put_on(
 ) -> std::result::Result<(), Unseen> {
     let unseen = |why: &dyn std::fmt::Display| Unseen { interface: interface.into(), why: why.to_string() };
     make_qdisc(pins, routing, index).map_err(|error| unseen(&error))?;
-    for (name, number) in PROGRAMS.into_iter().zip(FIRST..) {
+    for (name, header) in filters(index) {
         let program =
             SchedClassifier::from_pin(pins.directory().join(name)).map_err(|error| unseen(&error))?;
         let number_of_file = program.fd().map_err(|error| unseen(&error))?.as_fd().as_raw_fd();
@@ -58,16 +63,16 @@ pub fn put_on(
             TcAttribute::Kind("bpf".into()),
             TcAttribute::Options(options.into_iter().map(TcOption::Bpf).collect()),
         ];
-        routing.put_filter(header(index, number), attributes).map_err(|error| unseen(&error))?;
+        routing.put_filter(header, attributes).map_err(|error| unseen(&error))?;
     }
     Ok(())
 }
 
 /// Takes the programs off an interface, and the qdisc if that is ours and nobody else uses it.
 pub fn take_off(pins: &Pins, routing: &mut Routing, index: u32) -> Result<()> {
-    for (_, number) in PROGRAMS.into_iter().zip(FIRST..) {
+    for (_, header) in filters(index) {
         // Without a qdisc, or with another in its place, there is no filter.
-        let _ = routing.delete_filter(header(index, number));
+        let _ = routing.delete_filter(header);
     }
     let is_used =
         |routing: &mut Routing, out| routing.filters(index, out).map_or(true, |all| !all.is_empty());
@@ -90,7 +95,7 @@ pub fn forget(pins: &Pins, index: u32) -> Result<()> {
 /// Whether the programs are on the way out of an interface.
 pub fn is_on(pins: &Pins, routing: &mut Routing, index: u32) -> bool {
     let Ok(filters) = routing.filters(index, true) else { return false };
-    PROGRAMS.iter().all(|name| {
+    OUT.iter().all(|name| {
         let program = ProgramInfo::from_pin(pins.directory().join(name));
         program.is_ok_and(|program| filters.iter().any(|filter| runs(filter, program.id())))
     })
@@ -128,12 +133,20 @@ fn record(pins: &Pins, index: u32) -> PathBuf {
     pins.records().join(format!("clsact-{index}"))
 }
 
-/// What names a filter on the way out of an interface.
-fn header(index: u32, number: u16) -> TcHeader {
+/// The programs of an interface, and what names the filter of each.
+fn filters(index: u32) -> impl Iterator<Item = (&'static str, TcHeader)> {
+    let inward = (index != LOOPBACK).then(|| (IN, header(index, TcHandle::MIN_INGRESS, FIRST)));
+    let outward = OUT.into_iter().zip(FIRST..);
+    inward
+        .into_iter()
+        .chain(outward.map(move |(name, number)| (name, header(index, TcHandle::MIN_EGRESS, number))))
+}
+
+fn header(index: u32, direction: u16, number: u16) -> TcHeader {
     TcHeader {
         index: index.cast_signed(),
         handle: TcHandle { major: 0, minor: number },
-        parent: TcHandle { major: 0xffff, minor: TcHandle::MIN_EGRESS },
+        parent: TcHandle { major: 0xffff, minor: direction },
         info: u32::from(PRIORITY) << 16 | u32::from(ETH_P_ALL),
         ..TcHeader::default()
     }

@@ -1,0 +1,141 @@
+//! A director whose links are bridges, which XDP cannot send out of: nothing is lost, by any method, in either direction.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use tests::lab::namespace::Namespace;
+use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
+use tests::lab::{CLIENT, CLIENT_IPV6, DIRECTOR_CLIENTS, DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6};
+
+use super::tunnel_ends::{GUE_PORT, TunnelEnds};
+
+/// Requests of each kind; the first makes the way known.
+const REQUESTS: usize = 5;
+
+/// Puts an interface of the director into a new bridge, which gets its addresses.
+fn bridge(lab: &Lab, name: &str, port: &str, addresses: &[String]) -> Result<()> {
+    let mut lines = vec![
+        format!("addr flush dev {port}"),
+        format!("link add {name} type bridge mcast_snooping 0"),
+        format!("link set {name} up"),
+        format!("link set {port} master {name}"),
+    ];
+    lines.extend(addresses.iter().map(|address| format!("addr add {address} dev {name}")));
+    lab.director.ip(&lines.iter().map(String::as_str).collect::<Vec<_>>())?;
+    // The stack sees what comes in at a port come from the bridge: answers too, while their client's neighbour is looked for.
+    lab.director.sysctl(&format!("net/ipv4/conf/{name}/accept_local"), "1")
+}
+
+fn bridge_servers(lab: &Lab) -> Result<()> {
+    bridge(lab, "inside", "servers", &[format!("{DIRECTOR_SERVERS}/24"), "fd00:2::1/64 nodad".into()])
+}
+
+fn bridge_clients(lab: &Lab) -> Result<()> {
+    let addresses = [
+        format!("{DIRECTOR_CLIENTS}/24"),
+        format!("{VIP}/32"),
+        "fd00:1::1/64 nodad".into(),
+        format!("{VIP_IPV6}/128 nodad"),
+    ];
+    bridge(lab, "outside", "clients", &addresses)
+}
+
+/// How many packets were counted under a reason.
+fn counted(lab: &Lab, reason: &str) -> Result<u64> {
+    let status = lab.xipvs("status --all")?;
+    let line = status.lines().find(|line| line.split_whitespace().next() == Some(reason));
+    Ok(line.with_context(|| status.clone())?.split_whitespace().nth(1).context("no number")?.parse()?)
+}
+
+/// Has an echo of 300,000 bytes.
+fn sends_much(from: &Namespace, to: SocketAddr) -> Result<()> {
+    let mut stream = from.connect(to)?;
+    greeting(&stream)?;
+    let data: Vec<u8> = (0..300_000_u32).map(|number| (number / 7) as u8).collect();
+    let mut writer = stream.try_clone()?;
+    let sent = data.clone();
+    let sender = thread::spawn(move || writer.write_all(&sent));
+    let mut back = vec![0; data.len()];
+    stream.read_exact(&mut back)?;
+    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    ensure!(back == data, "what came back is not what was sent");
+    Ok(())
+}
+
+/// Services of both families and protocols by every method, in turn.
+fn use_all(lab: &Lab) -> Result<()> {
+    let server = &lab.servers[0];
+    let (v4, v6): (IpAddr, IpAddr) = (server.address.into(), server.address_ipv6.into());
+    let gue = format!("-i --tun-type gue --tun-port {GUE_PORT}");
+    let rows = [
+        (IpAddr::from(VIP), v4, "-m"),
+        (VIP.into(), v4, "-g"),
+        (VIP.into(), v4, "-i"),
+        (VIP.into(), v4, gue.as_str()),
+        (VIP.into(), v6, "-i"),
+        (VIP_IPV6.into(), v6, "-m"),
+        (VIP_IPV6.into(), v6, "-g"),
+        (VIP_IPV6.into(), v6, "-i"),
+    ];
+    for (vip, destination, method) in rows {
+        let client: IpAddr = if vip.is_ipv4() { CLIENT.into() } else { CLIENT_IPV6.into() };
+        let port = if method == "-m" { 8080 } else { 80 };
+        let to = SocketAddr::new(vip, 80);
+        let answers_from = SocketAddr::new(if method == "-m" { destination } else { vip }, port);
+        let _udp = Listener::udp(server, answers_from)?;
+        let destination = SocketAddr::new(destination, port);
+        for protocol in ["-t", "-u"] {
+            lab.xipvs(&format!("-A {protocol} {to} -s rr"))?;
+            lab.xipvs(&format!("-a {protocol} {to} -r {destination} {method}"))?;
+        }
+        let asked = (|| -> Result<()> {
+            let datagrams = lab.client.bind((client, 0))?;
+            for _ in 0..REQUESTS {
+                ensure!(ask_tcp(&lab.client, to)?.client.ip() == client, "another client");
+                ensure!(ask_udp(&datagrams, to)?.client.ip() == client, "another client");
+            }
+            // What fits into tunnels is what `mtu` is about.
+            if method.starts_with("-i") { Ok(()) } else { sends_much(&lab.client, to) }
+        })();
+        asked.with_context(|| {
+            format!("{to} {method} {destination}\n{}", lab.xipvs("status").unwrap_or_default())
+        })?;
+        for protocol in ["-t", "-u"] {
+            lab.xipvs(&format!("-D {protocol} {to}"))?;
+        }
+    }
+    ensure!(counted(lab, "not-redirected")? == 0, "{}", lab.xipvs("status")?);
+    Ok(())
+}
+
+#[test]
+fn nothing_is_lost_where_the_way_out_is_a_bridge() -> Result<()> {
+    let lab = Lab::new("bridge", 1)?;
+    let server = &lab.servers[0];
+    let _web = [Listener::tcp(server, 80)?, Listener::tcp(server, 8080)?];
+    let _ends = TunnelEnds::open(server, false)?;
+    lab.director.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    lab.attach()?;
+    use_all(&lab).context("plain")?;
+    assert_eq!(counted(&lab, "sent-by-stack")?, 0, "veth takes what XDP redirects");
+
+    // Made after the program was attached, which so knows nothing of it.
+    bridge_servers(&lab)?;
+    use_all(&lab).context("a new bridge towards servers")?;
+    let new = counted(&lab, "sent-by-stack")?;
+    assert!(new > REQUESTS as u64, "{new}");
+
+    lab.attach()?;
+    use_all(&lab).context("a known bridge towards servers")?;
+    let known = counted(&lab, "sent-by-stack")?;
+    assert!(known > new + REQUESTS as u64, "{new} {known}");
+
+    bridge_clients(&lab)?;
+    lab.attach()?;
+    use_all(&lab).context("bridges on both sides")?;
+    let both = counted(&lab, "sent-by-stack")?;
+    assert!(both > known + REQUESTS as u64, "{known} {both}");
+    Ok(())
+}
