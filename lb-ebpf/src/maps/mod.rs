@@ -253,7 +253,7 @@ static MESSAGE: PerCpuArray<Message, 1> = PerCpuArray::new();
 /// This CPU's room for a SIP message.
 #[inline(always)]
 pub fn message() -> Option<&'static mut Message> {
-    // SAFETY: the element is this CPU's own, and a program asks for it once.
+    // SAFETY: the element is this CPU's own; who has asked for it is done with it when anybody asks again.
     MESSAGE.get_ptr_mut(0).map(|message| unsafe { &mut *message })
 }
 
