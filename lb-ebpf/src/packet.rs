@@ -1,6 +1,7 @@
 //! The door to a packet's bytes: every pointer into a packet is made here, and only after its bounds check.
 
 use core::hint::assert_unchecked;
+use core::ops::Range;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
@@ -102,16 +103,20 @@ impl Frame for Window {
     }
 }
 
-/// Copies what the packet has from an offset on into a buffer; how many bytes that were, none if there is nothing.
+/// Copies a range of the packet into a buffer, as much as there is room for; how many bytes that were, none if there are none.
 #[inline(always)]
-pub fn copy<const N: usize>(context: &XdpContext, offset: usize, buffer: &mut [u8; N]) -> Option<usize> {
+pub fn copy<const N: usize>(
+    context: &XdpContext,
+    Range { start, end }: Range<usize>,
+    buffer: &mut [u8; N],
+) -> Option<usize> {
     const { assert!(N.is_power_of_two()) };
-    let behind = Window::of(context).length().checked_sub(offset + 1)?;
+    let behind = end.checked_sub(start + 1)?;
     // One at least and as many as there is room for, in a form that the verifier follows.
     let length = (opaque(behind.min(N - 1) as u64) as usize & (N - 1)) + 1;
     // SAFETY: the context is the program's own; the buffer has room for so many; the helper checks the packet's bounds.
     let result =
-        unsafe { bpf_xdp_load_bytes(context.ctx, offset as u32, buffer.as_mut_ptr().cast(), length as u32) };
+        unsafe { bpf_xdp_load_bytes(context.ctx, start as u32, buffer.as_mut_ptr().cast(), length as u32) };
     (result == 0).then_some(length)
 }
 

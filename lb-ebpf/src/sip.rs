@@ -7,6 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::programs::XdpContext;
+use lb_common::packet::Packet;
 use lb_common::protocol::udp;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
@@ -19,9 +20,11 @@ use crate::{maps, packet};
 #[inline(always)]
 pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let (settings, scratch) = (maps::settings()?, maps::scratch()?);
-    let from = usize::from(scratch.kept::<IPV6>().transport) + udp::HEADER;
+    let Packet { network, transport, length, .. } = scratch.kept::<IPV6>();
+    // What follows the packet in the frame is the link's, not the message's.
+    let message_at = usize::from(transport) + udp::HEADER..usize::from(network) + usize::from(length);
     let message = maps::message().ok_or(Reason::Internal)?;
-    let length = packet::copy(context, from, &mut message.bytes).ok_or(Reason::NoCallId)?;
+    let length = packet::copy(context, message_at, &mut message.bytes).ok_or(Reason::NoCallId)?;
     message.call.begin(settings.seed());
     // SAFETY: the callback has the signature that the helper calls, and needs no pointer.
     unsafe { bpf_loop(length as u32, step as *mut c_void, core::ptr::null_mut(), 0) };

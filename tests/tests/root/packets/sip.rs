@@ -88,6 +88,10 @@ fn without_a_call_id_nothing_begins() {
         let frame = message(client(40000), field);
         fixture.expect(field, CLIENTS, &frame, Expected::Drop(Reason::NoCallId), &[]);
     }
+    // The line's end is the link's, behind the packet.
+    let mut padded = Frame::udp(client(40000), SIP).payload("INVITE\r\nCall-ID: x").bytes();
+    padded.extend(b"\r\n\r\n");
+    assert_eq!(fixture.send(CLIENTS, &padded).reason, Some(Reason::NoCallId));
     let empty = Frame::udp(client(40000), SIP).payload([]);
     fixture.expect("empty", CLIENTS, &empty, Expected::Drop(Reason::NoCallId), &[]);
     assert!(fixture.director.maps().entries().unwrap().is_empty());
