@@ -22,7 +22,8 @@ held, but for the rows that say otherwise: once a second a flow's next hop is lo
 Flows take turns in an order that no prefetcher foresees.
 `ns of CPU`, `packets/s`, `instructions`, the whole way: frames of 60 bytes, of UDP but for new connections, from a generator
 (BPF_F_TEST_XDP_LIVE_FRAMES) over veth through the director, and over veth to a sink that counts them, all on one CPU;
-generator, both wires and sink included, 16 destinations, wlc. Instructions: Linux 6.1 in the reference VM (-icount).";
+generator, both wires and sink included, 16 destinations, wlc. Instructions: Linux 6.1 in the reference VM (-icount).
+What was tried where a goal is missed: ARCHITECTURE.md, \"Speed\".";
 
 const HEADER: &str = "\
 # Benchmarks
