@@ -357,6 +357,13 @@ pub const fn is_past(deadline: u32, now: u32) -> bool {
     now.wrapping_sub(deadline) as i32 >= 0
 }
 
+/// Whether something that is good until a tick, and for no more than so many ticks, still is; the clock of who said so may
+/// be ahead by as many. Nobody takes such a thing away: by [`is_past`] it would be good again once ticks are half around.
+#[inline(always)]
+pub const fn holds(until: u32, now: u32, longest: u32) -> bool {
+    until.wrapping_sub(now).wrapping_sub(1) < longest.wrapping_mul(2)
+}
+
 /// [`Entry::hop_until`] of an entry that has no next hop yet: long ago also for a CPU whose clock is a little behind.
 #[inline(always)]
 pub const fn no_hop(now: u32) -> u32 {
@@ -546,6 +553,11 @@ mod tests {
     fn time_wraps() {
         assert!(is_past(10, 10) && is_past(10, 11) && !is_past(11, 10));
         assert!(is_past(u32::MAX, 5) && !is_past(5, u32::MAX));
+        assert!(holds(11, 10, 5) && holds(15, 10, 5) && holds(3, u32::MAX, 5));
+        assert!(!holds(10, 10, 5) && holds(20, 10, 5) && !holds(21, 10, 5) && !holds(10, 11, 5));
+        for later in [1, u32::MAX / 4, 1 << 31, u32::MAX - 10] {
+            assert!(!holds(10, later.wrapping_add(10), 5), "{later}");
+        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub fn resolve(
     let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (fib.dmac, fib.smac);
     entry.link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
     entry.mtu = if entry.is_tunnelled() && fib.family == AF_INET {
-        maps::path_mtu(fib, now)
+        maps::path_mtu(settings, fib, now)
     } else {
         // SAFETY: reading a plain number out of a union of plain numbers.
         unsafe { fib.__bindgen_anon_1.mtu_result }

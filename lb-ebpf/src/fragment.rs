@@ -5,7 +5,7 @@
 //! back: a later fragment that comes before the first one of its datagram is left to the stack.
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::connection::is_past;
+use lb_common::connection::holds;
 use lb_common::fragment::{self as rules, Ports};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
@@ -34,6 +34,7 @@ pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
         return Err(Reason::NotOurs);
     }
     let now = clock::now(settings);
+    let remembered = settings.ticks_per_second().wrapping_mul(rules::REMEMBERED);
     let scratch = maps::scratch()?;
     scratch.datagram = fragment.datagram;
     // A packet of IPsec has the ports of its key exchange, whatever part of it this is.
@@ -42,12 +43,11 @@ pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
         // It is not in need of another's.
     } else if packet.is_later_fragment() {
         let known = maps::recall(&scratch.datagram).ok_or(Reason::Fragment)?;
-        if is_past(known.until, now) {
+        if !holds(known.until, now, remembered) {
             return Err(Reason::Fragment);
         }
         packet.tuple.ports = known.ports;
     } else {
-        let remembered = settings.ticks_per_second().wrapping_mul(rules::REMEMBERED);
         scratch.ports = Ports { ports: packet.tuple.ports, until: now.wrapping_add(remembered) };
         maps::remember(&scratch.datagram, &scratch.ports);
     }

@@ -16,7 +16,7 @@ use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
-use lb_common::connection::{AddressSet, Addresses, Entry, Set, is_past};
+use lb_common::connection::{AddressSet, Addresses, Entry, Set, holds};
 use lb_common::destination::{CounterLine, Destination, DestinationId, DestinationKey, Masquerading};
 use lb_common::fragment::{Datagram, Ports};
 use lb_common::icmp::{Limit, Received};
@@ -28,7 +28,7 @@ use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
 use lb_common::settings::{Program, SettingsElement, WayOut};
 use lb_common::sip::{self, CallId};
 use lb_common::stats::Estimator;
-use lb_common::tunnel::Path;
+use lb_common::tunnel::{PATH_REMEMBERED, Path};
 use lb_common::tuple::{self, Tuple};
 
 use crate::machine::opaque;
@@ -145,14 +145,15 @@ static PATHS: LruHashMap<u32, Path, 4096> = LruHashMap::new();
 
 /// The largest packet that the way takes which a lookup has found, by the kernel's word and by that of ICMP errors.
 #[inline(always)]
-pub fn path_mtu(found: &bpf_fib_lookup, now: u32) -> u16 {
+pub fn path_mtu(settings: SettingsRef, found: &bpf_fib_lookup, now: u32) -> u16 {
+    let remembered = settings.ticks_per_second().wrapping_mul(PATH_REMEMBERED);
     // SAFETY: reading plain numbers out of unions of plain numbers; the value in the map is read word by word, and what
     // another CPU writes there meanwhile is as good.
     unsafe {
         let mtu = found.__bindgen_anon_1.mtu_result;
         let address: &u32 = &found.__bindgen_anon_4.ipv4_dst;
         match PATHS.get(address) {
-            Some(path) if !is_past(read_volatile(&path.until), now) => {
+            Some(path) if holds(read_volatile(&path.until), now, remembered) => {
                 mtu.min(read_volatile(&path.mtu) as u16)
             }
             _ => mtu,

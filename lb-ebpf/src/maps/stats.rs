@@ -3,7 +3,7 @@
 use core::mem::offset_of;
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
-use lb_common::connection::{Entry, is_past};
+use lb_common::connection::{Entry, holds};
 use lb_common::destination::{Counters, DestinationId};
 use lb_common::packet::Packet;
 
@@ -73,7 +73,8 @@ pub fn recall_hop(settings: SettingsRef, entry: &mut Entry, now: u32) -> bool {
         let hop = addr_of!((*line).hop);
         let until = read_volatile(addr_of!((*hop).until));
         let interface = read_volatile(addr_of!((*hop).interface));
-        if interface == 0 || is_past(until, now) {
+        // A second is the most that `connection::quantum` gives a way.
+        if interface == 0 || !holds(until, now, settings.ticks_per_second()) {
             return false;
         }
         entry.hop_until = until;

@@ -133,6 +133,23 @@ fn a_way_that_takes_less_is_believed_and_told() {
 }
 
 #[test]
+fn what_was_believed_long_ago_is_not_believed_again() {
+    let mut fixture = web("");
+    let large = |port| Frame::tcp(client(port), VIP, SYN).payload([1; 1440]);
+    let packet = sent(&fixture, &large(40000));
+    let error = about(3, 4, 1400, &packet);
+    let wanted = told(&error, 1380, 20, &large(40000));
+    expect_told(&mut fixture, "too large", &error, &wanted);
+    // Until ticks have all but come around, an eighth of them at a time.
+    let eighth = (1 << 29) / u64::from(fixture.director.maps().settings().ticks_per_second) * 1000;
+    for port in 40001..40008 {
+        fixture.wait(eighth);
+        fixture.sweep();
+        assert_eq!(sent(&fixture, &large(port)).len(), 1500);
+    }
+}
+
+#[test]
 fn whoever_lets_its_packets_be_cut_is_not_told() {
     let mut fixture = web("");
     let frame = Frame::tcp(client(40000), VIP, SYN).payload([1; 1400]).fragmentable();
