@@ -8,7 +8,7 @@ use crate::protocol::state;
 use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
-pub const LAYOUT: u32 = 9;
+pub const LAYOUT: u32 = 10;
 
 /// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
 #[doc(alias = "ftpsvc_counter")]
@@ -211,11 +211,16 @@ impl Program {
     }
 }
 
+/// In [`WayOut::interface`], whose numbers lie below: a veth that is told to send back what came in (`XDP_TX`) does not wake its
+/// other end, while a redirect does.
+pub const BACK: u32 = 1 << 30;
+
 /// How the packet program sends out of an interface. Of one that it has no way for, the stack sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WayOut {
-    /// Index of the interface that frames go out of: itself, or the one that carries it if it is a VLAN interface.
+    /// Index of the interface that frames go out of: itself, or the one that carries it if it is a VLAN interface. With
+    /// [`BACK`] if what came in there goes back by a redirect too.
     pub interface: u32,
     /// VLAN identifier in network order, loaded natively; 0 is no VLAN.
     pub tag: u16,

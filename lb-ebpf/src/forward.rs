@@ -14,7 +14,7 @@ use lb_common::forward::{
 use lb_common::packet::{ETHERNET, Family, IPV4, IPV6, Packet, UDP, VLAN_TAG};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
-use lb_common::settings::Program;
+use lb_common::settings::{BACK, Program};
 
 use crate::maps::{self, DestinationRef, Link, SettingsRef, Translation, Tunnelling};
 use crate::packet::{Window, leave_note, move_head};
@@ -35,11 +35,22 @@ pub enum Verdict {
 #[inline(always)]
 pub fn redirect(interface: u32) -> u32 {
     // SAFETY: the helper takes two numbers.
-    unsafe { bpf_redirect(interface, 0) as u32 }
+    unsafe { bpf_redirect(interface & !BACK, 0) as u32 }
 }
 
 /// In the number of an interface: XDP cannot send out of it, the stack can. Linux numbers interfaces from 1 to 2^31 - 1.
 const BY_STACK: u32 = 1 << 31;
+
+/// The verdict for a packet that goes back where it came in.
+#[inline(always)]
+pub fn back(context: &XdpContext) -> Verdict {
+    let interface = context.ingress_ifindex() as u32;
+    match maps::way_out(interface) {
+        Some(way) if way.interface & BACK != 0 => Verdict::Redirect(way.interface),
+        Some(_) => Verdict::Transmit,
+        None => Verdict::Redirect(interface | BY_STACK),
+    }
+}
 
 /// Leaves a packet to the stack that is done but cannot be sent from here: [`crate::way_in`] sends it.
 #[inline(always)]

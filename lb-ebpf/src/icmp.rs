@@ -90,7 +90,7 @@ pub fn tell<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     {
         maps::count_packet(settings, entry.destination, Counted::Out, room as u16 + quoted);
     }
-    Ok(Verdict::Transmit)
+    Ok(forward::back(context))
 }
 
 /// Takes a hop off a packet.

@@ -110,7 +110,7 @@ pub fn xipvs_ipv6_tunnel(context: XdpContext) -> u32 {
 /// Tells the sender of a packet why it goes no further.
 #[xdp]
 pub fn xipvs_tell(context: XdpContext) -> u32 {
-    act::<false>(&context, icmp::tell::<false>(&context))
+    act::<false>(&context, or_by_stack(&context, icmp::tell::<false>(&context)))
 }
 
 /// Sends an ICMP error about a connection to whom it concerns.
@@ -122,7 +122,7 @@ pub fn xipvs_icmp(context: XdpContext) -> u32 {
 /// [`xipvs_tell`] for IPv6.
 #[xdp]
 pub fn xipvs_ipv6_tell(context: XdpContext) -> u32 {
-    act::<true>(&context, icmp::tell::<true>(&context))
+    act::<true>(&context, or_by_stack(&context, icmp::tell::<true>(&context)))
 }
 
 /// [`xipvs_icmp`] for IPv6.

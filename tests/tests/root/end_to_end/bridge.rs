@@ -1,14 +1,12 @@
 //! A director whose links are bridges, which XDP cannot send out of: nothing is lost, by any method, in either direction.
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use tests::lab::namespace::Namespace;
-use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
+use tests::lab::sockets::{Listener, ask_tcp, ask_udp};
 use tests::lab::{CLIENT, CLIENT_IPV6, DIRECTOR_CLIENTS, DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6};
 
+use super::traffic::{counted, sends_much};
 use super::tunnel_ends::{GUE_PORT, TunnelEnds};
 
 /// Requests of each kind; the first makes the way known.
@@ -42,28 +40,6 @@ fn bridge_clients(lab: &Lab) -> Result<()> {
     bridge(lab, "outside", "clients", &addresses)
 }
 
-/// How many packets were counted under a reason.
-fn counted(lab: &Lab, reason: &str) -> Result<u64> {
-    let status = lab.xipvs("status --all")?;
-    let line = status.lines().find(|line| line.split_whitespace().next() == Some(reason));
-    Ok(line.with_context(|| status.clone())?.split_whitespace().nth(1).context("no number")?.parse()?)
-}
-
-/// Has an echo of 300,000 bytes.
-fn sends_much(from: &Namespace, to: SocketAddr) -> Result<()> {
-    let mut stream = from.connect(to)?;
-    greeting(&stream)?;
-    let data: Vec<u8> = (0..300_000_u32).map(|number| (number / 7) as u8).collect();
-    let mut writer = stream.try_clone()?;
-    let sent = data.clone();
-    let sender = thread::spawn(move || writer.write_all(&sent));
-    let mut back = vec![0; data.len()];
-    stream.read_exact(&mut back)?;
-    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-    ensure!(back == data, "what came back is not what was sent");
-    Ok(())
-}
-
 /// Services of both families and protocols by every method, in turn.
 fn use_all(lab: &Lab) -> Result<()> {
     let server = &lab.servers[0];
@@ -94,8 +70,7 @@ fn use_all(lab: &Lab) -> Result<()> {
                 ensure!(ask_tcp(&lab.client, to)?.client.ip() == client, "another client");
                 ensure!(ask_udp(&datagrams, to)?.client.ip() == client, "another client");
             }
-            // What fits into tunnels is what `mtu` is about.
-            if method.starts_with("-i") { Ok(()) } else { sends_much(&lab.client, to) }
+            sends_much(&lab.client, to)
         })();
         asked.with_context(|| {
             format!("{to} {method} {destination}\n{}", lab.xipvs("status").unwrap_or_default())

@@ -8,6 +8,8 @@ mod flood;
 mod ftp;
 mod http;
 mod mtu;
+mod one_arm;
 mod sctp;
 mod spread;
+mod traffic;
 mod tunnel_ends;

@@ -28,17 +28,6 @@ fn file(lab: &Lab) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Attaches the director, and any program at all at the other ends of its links: a veth whose peer has none sits on what goes
-/// out where it came in, such as news about the MTU.
-fn attach(lab: &Lab) -> Result<()> {
-    lab.attach()?;
-    for (namespace, link) in [(&lab.client, "director"), (&lab.switch, "director")] {
-        let output = namespace.xipvs(&format!("attach {link}")).output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
-}
-
 fn curl(lab: &Lab, words: &[&str]) -> Result<()> {
     let mut curl = lab.client.command("curl");
     curl.args(["--silent", "--show-error", "--fail", "--globoff", "--max-time", "30"]).args(words);
@@ -66,7 +55,7 @@ fn way(namespace: &Namespace, to: IpAddr) -> Result<String> {
 fn large_files_get_through_where_less_fits_than_their_senders_think() -> Result<()> {
     let lab = Lab::new("mtu", 2)?;
     let file = file(&lab)?;
-    attach(&lab)?;
+    lab.attach()?;
     uploads_by_every_method_learn_how_much_fits_beside_its_headers(&lab, &file).context("upload")?;
     servers_behind_nat_learn_how_much_fits_on_the_way_to_clients(&lab, &file).context("download")?;
     put_behind_router(&lab)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData};
-use lb_common::settings::WayOut;
+use lb_common::settings::{BACK, WayOut};
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
@@ -39,7 +39,9 @@ impl Mode {
 pub enum Kind {
     /// A network card.
     Card,
-    /// Software that takes what XDP redirects, in every supported kernel.
+    /// One end of a pair. Whether it takes what XDP redirects depends on the other.
+    Pair,
+    /// Other software that takes what XDP redirects, in every supported kernel.
     Taking,
     /// Other software.
     Other,
@@ -103,7 +105,8 @@ fn kind(info: &[LinkInfo]) -> Kind {
     });
     match kind {
         None => Kind::Card,
-        Some(InfoKind::Veth | InfoKind::Tun | InfoKind::Bond) => Kind::Taking,
+        Some(InfoKind::Veth) => Kind::Pair,
+        Some(InfoKind::Tun | InfoKind::Bond) => Kind::Taking,
         Some(_) => Kind::Other,
     }
 }
@@ -162,17 +165,21 @@ fn ways(interfaces: &[Interface], taking: Option<&[u32]>) -> Vec<(u32, WayOut)> 
         let takes = match (taking, interface.kind) {
             (Some(taking), _) => taking.contains(&interface.index),
             (None, Kind::Card) => is_native(interface),
-            (None, kind) => kind == Kind::Taking,
+            (None, kind) => matches!(kind, Kind::Pair | Kind::Taking),
         };
-        // In generic mode the stack sends, by any driver; and what came in at an interface may leave by it.
-        let is_asked = interfaces.iter().any(|other| is_native(other) && other.index != interface.index);
+        // In generic mode the stack sends, by any driver; and what came in at an interface may leave by it, but for a pair,
+        // of which both ways lead through the other end.
+        let is_asked_by = |other: &Interface| other.index != interface.index || interface.kind == Kind::Pair;
+        let is_asked = interfaces.iter().any(|other| is_native(other) && is_asked_by(other));
         interface.is_ethernet && interface.vlan.is_none() && (takes || !is_asked)
     };
     let plain: Vec<u32> = interfaces.iter().filter(can).map(|interface| interface.index).collect();
     let way = |interface: &Interface| {
         let (carrier, identifier) = interface.vlan.unwrap_or((interface.index, 0));
-        let way = WayOut { interface: carrier, tag: identifier.to_be(), reserved: 0 };
-        plain.contains(&carrier).then_some((interface.index, way))
+        let is_pair = interfaces.iter().any(|other| other.index == carrier && other.kind == Kind::Pair);
+        let back = if is_pair { BACK } else { 0 };
+        let way = WayOut { interface: carrier | back, tag: identifier.to_be(), reserved: 0 };
+        (carrier < BACK && plain.contains(&carrier)).then_some((interface.index, way))
     };
     interfaces.iter().filter_map(way).collect()
 }
@@ -210,6 +217,17 @@ mod tests {
         assert_eq!(indices(&generic, Some(&[])), [1, 2]);
         let one_armed = [interface(1, Kind::Card, Some(Mode::Native)), interface(2, Kind::Card, None)];
         assert_eq!(indices(&one_armed, Some(&[])), [1]);
+    }
+
+    #[test]
+    fn a_pair_sends_back_by_redirect_and_only_where_the_other_end_takes_it() {
+        let native = [interface(1, Kind::Pair, Some(Mode::Native))];
+        let way = |taking| ways(&native, taking).first().map(|(_, way)| way.interface);
+        assert_eq!((way(Some(&[1])), way(None), way(Some(&[]))), (Some(1 | BACK), Some(1 | BACK), None));
+        let generic = [interface(1, Kind::Pair, Some(Mode::Generic))];
+        assert_eq!(indices(&generic, Some(&[])), [1]);
+        // Numbers as large as that mean something else.
+        assert!(indices(&[interface(BACK | 1, Kind::Pair, None)], None).is_empty());
     }
 
     #[test]
