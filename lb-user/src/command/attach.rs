@@ -16,6 +16,12 @@ pub fn carry_out(interfaces: &[String], generic: bool, connections: Option<u32>)
         if one.already {
             eprintln!("xipvs: {name} was attached already ({})", one.mode.name());
         }
+        if one.is_upper && one.mode == Mode::Generic {
+            eprintln!(
+                "xipvs: warning: {name} may get several packets as one (GRO), which go no further: attach the interfaces that \
+                 bring them, or switch GRO off there"
+            );
+        }
         if let Some(why) = one.fallback {
             eprintln!(
                 "xipvs: warning: {name} is attached in {} mode, which is slower: {why}",

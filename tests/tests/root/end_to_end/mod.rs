@@ -6,6 +6,7 @@ mod dns;
 mod download;
 mod flood;
 mod ftp;
+mod generic;
 mod http;
 mod mtu;
 mod one_arm;

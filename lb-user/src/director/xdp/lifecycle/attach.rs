@@ -37,6 +37,8 @@ pub struct Attached {
     pub already: bool,
     /// Why the driver did not take the program, where it was tried.
     pub fallback: Option<Fallback>,
+    /// Others bring the interface its packets, which GRO may have put together before.
+    pub is_upper: bool,
 }
 
 /// Why an interface was attached in generic mode though native was wanted.
@@ -154,7 +156,13 @@ fn mode_of(pins: &Pins, interface: &Interface) -> Option<Mode> {
 
 fn attach_one(pins: &Pins, interface: &Interface, generic: bool) -> Result<Attached> {
     let name = &interface.name;
-    let done = |mode, already, fallback| Attached { interface: name.clone(), mode, already, fallback };
+    let done = |mode, already, fallback| Attached {
+        interface: name.clone(),
+        mode,
+        already,
+        fallback,
+        is_upper: interface.is_upper,
+    };
     if let Some(mode) = mode_of(pins, interface) {
         // A kill may have come between switching on and attaching, or somebody may have switched off since.
         sysctl::switch_on(pins, interface.index, name)?;

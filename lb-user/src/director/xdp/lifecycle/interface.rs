@@ -62,6 +62,8 @@ pub struct Interface {
     pub is_ethernet: bool,
     /// What makes its packets.
     pub kind: Kind,
+    /// Others bring it its packets, which GRO may have put together before.
+    pub is_upper: bool,
 }
 
 /// Lists the interfaces of the namespace.
@@ -79,6 +81,7 @@ impl Interface {
             vlan: None,
             is_ethernet: link.header.link_layer_type == LinkLayerType::Ether,
             kind: Kind::Card,
+            is_upper: false,
         };
         let (mut carrier, mut tag) = (0, None);
         for attribute in &link.attributes {
@@ -88,6 +91,7 @@ impl Interface {
                 LinkAttribute::LinkInfo(info) => {
                     tag = vlan_identifier(info);
                     interface.kind = kind(info);
+                    interface.is_upper = info.iter().any(is_upper);
                 }
                 LinkAttribute::Xdp(attached) => interface.program = program(attached),
                 _ => {}
@@ -109,6 +113,15 @@ fn kind(info: &[LinkInfo]) -> Kind {
         Some(InfoKind::Tun | InfoKind::Bond) => Kind::Taking,
         Some(_) => Kind::Other,
     }
+}
+
+fn is_upper(info: &LinkInfo) -> bool {
+    matches!(
+        info,
+        LinkInfo::Kind(
+            InfoKind::Bridge | InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan
+        )
+    )
 }
 
 fn vlan_identifier(info: &[LinkInfo]) -> Option<u16> {
@@ -190,7 +203,7 @@ mod tests {
 
     fn interface(index: u32, kind: Kind, mode: Option<Mode>) -> Interface {
         let (name, program) = (format!("eth{index}"), mode.map(|mode| (1, mode)));
-        Interface { index, name, program, vlan: None, is_ethernet: true, kind }
+        Interface { index, name, program, vlan: None, is_ethernet: true, kind, is_upper: false }
     }
 
     fn indices(interfaces: &[Interface], taking: Option<&[u32]>) -> Vec<u32> {
