@@ -20,6 +20,7 @@ pub mod forward;
 pub mod fragment;
 pub mod icmp;
 pub mod mark;
+pub mod offload;
 pub mod packet;
 pub mod persistence;
 pub mod protocol;

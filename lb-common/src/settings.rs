@@ -188,11 +188,13 @@ pub enum Program {
     Sip = 15,
     /// `xipvs_ipv6_sip`: [`Program::Sip`] for IPv6.
     Ipv6Sip = 16,
+    /// `xipvs`: any packet, as it comes in.
+    Entry = 17,
 }
 
 impl Program {
     /// Slots in the program array.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]

@@ -17,7 +17,7 @@ use lb_common::reason::Reason;
 use lb_common::settings::{BACK, Program};
 
 use crate::maps::{self, DestinationRef, Link, SettingsRef, Translation, Tunnelling};
-use crate::packet::{Window, leave_note, move_head};
+use crate::packet::{Window, leave_way, move_head};
 use crate::sctp;
 
 /// What becomes of a packet that is forwarded, or not decided yet.
@@ -57,7 +57,7 @@ pub fn back(context: &XdpContext) -> Verdict {
 pub fn or_by_stack(context: &XdpContext, outcome: Result<Verdict, Reason>) -> Result<Verdict, Reason> {
     match outcome {
         Ok(Verdict::Redirect(interface)) if interface & BY_STACK != 0 => {
-            Err(if leave_note(context, interface & !BY_STACK) {
+            Err(if leave_way(context, interface & !BY_STACK) {
                 Reason::SentByStack
             } else {
                 Reason::NotRedirected

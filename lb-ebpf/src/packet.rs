@@ -6,7 +6,7 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
+    bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::packet::Frame;
@@ -136,15 +136,27 @@ pub fn cut(context: &XdpContext, length: usize) -> bool {
     unsafe { bpf_xdp_adjust_tail(context.ctx, by) == 0 }
 }
 
-/// Begins a note, so that what a driver writes before packets is not taken for one: "xipv".
-const NOTE: u32 = u32::from_ne_bytes(*b"xipv");
+/// Begins a note that says where to, so that what a driver writes before packets is not taken for one: "xipv".
+const WAY: u32 = u32::from_ne_bytes(*b"xipv");
 
-/// What stands before a packet that XDP passes to be sent: [`NOTE`], and an interface.
+/// What stands before a packet for the stack to read: what it is about, and a number.
 type Note = [u32; 2];
 
 /// Notes the interface that a packet is to go out of, before the packet; existing windows are void after it.
 #[inline(always)]
-pub fn leave_note(context: &XdpContext, interface: u32) -> bool {
+pub fn leave_way(context: &XdpContext, interface: u32) -> bool {
+    leave_note(context, [WAY, interface])
+}
+
+/// Notes before a packet of which segment the checksum was computed here; existing windows are void after it. `director` is
+/// a number that no other director begins notes with: a packet that was sent on may keep them.
+#[inline(always)]
+pub fn leave_segment(context: &XdpContext, director: u32, header: u16, length: u16) -> bool {
+    leave_note(context, [director, u32::from(header) << 16 | u32::from(length)])
+}
+
+#[inline(always)]
+fn leave_note(context: &XdpContext, note: Note) -> bool {
     // SAFETY: the context is the program's own; the helper checks that there is room.
     if unsafe { bpf_xdp_adjust_meta(context.ctx, -(size_of::<Note>() as i32)) } != 0 {
         return false;
@@ -155,27 +167,48 @@ pub fn leave_note(context: &XdpContext, interface: u32) -> bool {
     }
     // SAFETY: the range lies before the packet, checked above in the form that the verifier follows; it is aligned, as the
     // helper takes multiples of four only, and where packets begin depends on the driver: so not written as one word of eight.
-    unsafe { (start as *mut Note).write_unaligned([NOTE, interface]) };
+    unsafe { (start as *mut Note).write_unaligned(note) };
     true
 }
 
-/// Takes the note from before a packet: nobody shall find it a second time.
+/// Takes what [`leave_way`] has noted: nobody shall find it a second time.
 #[inline(always)]
-pub fn take_note(context: &TcContext) -> Option<u32> {
+pub fn take_way(context: &TcContext) -> Option<u32> {
+    take_note::<0>(context, WAY)
+}
+
+/// Takes what [`leave_segment`] has noted, from behind so many newer notes: bytes of the header, and of the segment.
+#[inline(always)]
+pub fn take_segment<const NEWER: usize>(context: &TcContext, director: u32) -> Option<(u16, u16)> {
+    take_note::<NEWER>(context, director).map(|lengths| ((lengths >> 16) as u16, lengths as u16))
+}
+
+/// Takes the one at a place, if it begins so.
+#[inline(always)]
+fn take_note<const PLACE: usize>(context: &TcContext, begin: u32) -> Option<u32> {
     let packet = context.skb.skb;
     // SAFETY: the context lives as long as the program runs.
     let (start, end) = unsafe { ((*packet).data_meta as usize, (*packet).data as usize) };
-    if start + size_of::<Note>() > end {
+    let from = start + PLACE * size_of::<Note>();
+    if from + size_of::<Note>() > end {
         return None;
     }
     // SAFETY: the range lies before the packet, checked above.
-    let [mark, interface] = unsafe { (start as *const Note).read_unaligned() };
-    if mark != NOTE {
+    let [mark, number] = unsafe { (from as *const Note).read_unaligned() };
+    if mark != begin {
         return None;
     }
     // SAFETY: as above.
-    unsafe { (start as *mut Note).write_unaligned([0; 2]) };
-    Some(interface)
+    unsafe { (from as *mut Note).write_unaligned([0; 2]) };
+    Some(number)
+}
+
+/// Copies bytes of a packet that the stack has, wherever in it they lie; whether there are so many.
+#[inline(always)]
+pub fn read<const N: usize>(context: &TcContext, offset: usize, into: &mut [u8; N]) -> bool {
+    let packet = context.skb.skb.cast_const().cast();
+    // SAFETY: the context is the program's own; the helper writes as many bytes as there is room for, or none.
+    unsafe { bpf_skb_load_bytes(packet, offset as u32, into.as_mut_ptr().cast(), N as u32) == 0 }
 }
 
 /// What [`set_handled`] leaves in a packet's `tc_index`, which nothing else uses but classifiers of long ago.

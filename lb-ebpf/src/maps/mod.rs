@@ -21,7 +21,7 @@ use lb_common::destination::{CounterLine, Destination, DestinationId, Destinatio
 use lb_common::fragment::{Datagram, Ports};
 use lb_common::icmp::{Limit, Received};
 use lb_common::mark::Rule;
-use lb_common::packet::Packet;
+use lb_common::packet::{IPV4, IPV6, Packet};
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
@@ -180,6 +180,12 @@ pub static PROGRAMS: ProgramArray<{ Program::COUNT }> = ProgramArray::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// Room for a header of either family.
+pub struct Headers {
+    pub ipv4: [u8; IPV4],
+    pub ipv6: [u8; IPV6],
+}
+
 /// What the programs off the steady path keep. Read back from here, a value is just a number to the verifier: it
 /// need not follow each way that led to it separately.
 pub struct Scratch {
@@ -197,6 +203,8 @@ pub struct Scratch {
     pub tunnelling: Tunnelling,
     /// What is being summed.
     pub summing: Summing,
+    /// The header of a packet that the stack has.
+    pub headers: Headers,
     /// Why the packet goes no further.
     pub why: Reason,
     /// Nobody is told about the packet: it is an ICMP error itself, or a later fragment.

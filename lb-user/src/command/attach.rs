@@ -1,16 +1,16 @@
 //! `xipvs attach`: what happened, in the operator's words.
 
 use anyhow::Result;
-use xipvs::director::xdp::lifecycle::{self, Mode};
+use xipvs::director::xdp::lifecycle::{self, Manner, Mode};
 
 use super::open;
 
 /// Attaches the program to interfaces, with room for so many connections if that is told, and warns of what will not be fast
 /// or not be seen.
-pub fn carry_out(interfaces: &[String], generic: bool, connections: Option<u32>) -> Result<()> {
+pub fn carry_out(interfaces: &[String], manner: Manner, connections: Option<u32>) -> Result<()> {
     let usual = open::sizes()?;
     let sizes = connections.map_or(usual, |connections| usual.with_connections(connections));
-    let attachment = lifecycle::attach(interfaces, generic, &sizes, connections.is_some())?;
+    let attachment = lifecycle::attach(interfaces, manner, &sizes, connections.is_some())?;
     for one in attachment.interfaces {
         let name = &one.interface;
         if one.already {

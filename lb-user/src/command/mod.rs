@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use xipvs::cli::{Tool, help, manual};
-use xipvs::director::xdp::lifecycle;
+use xipvs::director::xdp::lifecycle::{self, Manner};
 
 use self::exit::FAILED;
 use self::front::{DirectorName, Front};
@@ -105,8 +105,8 @@ fn own(arguments: &[OsString]) -> Result<u8> {
     anyhow::ensure!(!both || typed.director.is_none(), "both directors take part: leave --director out");
     anyhow::ensure!(typed.director != Some(DirectorName::Kernel), "the kernel's IPVS is attached nowhere");
     match typed.command {
-        Own::Attach { interfaces, generic, connections } => {
-            attach::carry_out(&interfaces, generic, connections)?;
+        Own::Attach { interfaces, generic, whole_checksums, connections } => {
+            attach::carry_out(&interfaces, Manner { generic, whole_checksums }, connections)?;
         }
         Own::Detach { interfaces } if interfaces.is_empty() => lifecycle::detach_all()?,
         Own::Detach { interfaces } => lifecycle::detach(&interfaces)?,

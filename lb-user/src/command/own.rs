@@ -43,6 +43,9 @@ pub enum Own {
         /// Attach in the network stack instead of the driver: slower, but works with every driver.
         #[arg(long)]
         generic: bool,
+        /// Do not look for checksums that senders have left to a veth: theirs are whole (`ethtool -K ... tx off`).
+        #[arg(long)]
+        whole_checksums: bool,
         /// Make the connection table large enough for so many connections.
         #[arg(long, value_name = "N")]
         connections: Option<u32>,

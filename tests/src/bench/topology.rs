@@ -18,6 +18,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 
+use xipvs::director::xdp::lifecycle::Manner;
+
 use crate::lab::namespace::enter_namespace;
 
 /// The namespaces beside the director's: where packets come from and where they go.
@@ -95,6 +97,9 @@ pub fn enter() -> Result<()> {
     }
     ["clients", "servers"].iter().try_for_each(|name| offload(&mut Command::new("ethtool"), name))
 }
+
+/// How a director is attached to veths that stand for network cards: the frames that are fed have their checksums.
+pub const AS_ON_CARDS: Manner = Manner { generic: false, whole_checksums: true };
 
 /// Transmit offloads off, as XDP wants it; GRO on, because a veth takes redirected frames only if its peer polls.
 fn offload(ethtool: &mut Command, interface: &str) -> Result<()> {

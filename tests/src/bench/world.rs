@@ -22,7 +22,7 @@ use xipvs::director::xdp::sizes::Sizes;
 use xipvs::table::{ServiceKey, Timeouts};
 
 use super::Program;
-use super::topology::{DESTINATIONS, server, server_ipv6};
+use super::topology::{AS_ON_CARDS, DESTINATIONS, server, server_ipv6};
 
 /// How long established connections live untouched, in seconds: longer than any measurement turns the clock on.
 pub const ESTABLISHED: u32 = 86_400;
@@ -46,7 +46,7 @@ impl World {
     pub fn load(sets: u32) -> Result<Self> {
         let sizes = Sizes { sets, ..Sizes::new(lifecycle::possible_cpus()?) };
         let interfaces = ["clients".to_owned(), "servers".to_owned()];
-        lifecycle::attach(&interfaces, false, &sizes, false)?;
+        lifecycle::attach(&interfaces, AS_ON_CARDS, &sizes, false)?;
         let pins = Pins::find()?;
         let mut director = Xdp::open(pins.directory())?;
         director.set_timeouts(&Timeouts { tcp: ESTABLISHED, tcp_fin: 0, udp: 0 })?;

@@ -86,8 +86,8 @@ impl Namespace {
 
     /// Wires `name` here to `peer_name` there, both up.
     ///
-    /// Transmit offloads are off, because XDP sees neither a checksum that is still to be computed nor a
-    /// packet that is still to be cut; GRO is on, because a veth takes redirected frames only if its peer polls.
+    /// Transmit offloads are off, so that what is on a link is as on a wire; GRO is on, because a veth takes redirected frames
+    /// only if its peer polls.
     pub fn veth(&self, name: &str, peer: &Namespace, peer_name: &str) -> Result<()> {
         self.ip(&[
             &format!("link add {name} type veth peer name {peer_name} netns {}", peer.name),

@@ -23,7 +23,7 @@ use self::wire::{Loaded, Wire};
 use super::Unit;
 use super::frame::{Frame, SYN, clients, tcp, udp};
 use super::stage::Record;
-use super::topology::{CLIENTS, DESTINATIONS, SERVERS, VIP, server};
+use super::topology::{AS_ON_CARDS, CLIENTS, DESTINATIONS, SERVERS, VIP, server};
 use super::world::ipvsadm;
 
 /// Flows that are known.
@@ -78,7 +78,7 @@ pub fn measure(object: &Path, extent: Extent, record: &mut Record) -> Result<()>
             ipvsadm(&mut kernel, "-C")?;
             stage.kernel = Some(kernel);
         }
-        lifecycle::attach(&interfaces, false, &Sizes::new(lifecycle::possible_cpus()?), false)?;
+        lifecycle::attach(&interfaces, AS_ON_CARDS, &Sizes::new(lifecycle::possible_cpus()?), false)?;
         let mut xdp = Xdp::open(Pins::find()?.directory())?;
         if round == 0 {
             prepare(&mut xdp)?;

@@ -20,7 +20,7 @@ use xipvs::cli::names::FileNames;
 use xipvs::director::Director;
 use xipvs::director::kernel::Kernel;
 use xipvs::director::xdp::Xdp;
-use xipvs::director::xdp::lifecycle::{self, Pins};
+use xipvs::director::xdp::lifecycle::{self, Manner, Pins};
 use xipvs::director::xdp::sizes::Sizes;
 use xipvs::mark;
 use xipvs::table::Timeouts;
@@ -94,7 +94,7 @@ impl Side {
             _ => {
                 let sizes = Sizes::new(lifecycle::possible_cpus().unwrap()).with_connections(10_000);
                 let names = ["clients".to_owned(), "servers".to_owned()];
-                lifecycle::attach(&names, false, &sizes, true).expect("an XDP program");
+                lifecycle::attach(&names, Manner::default(), &sizes, true).expect("an XDP program");
                 Either::Xdp(Box::new(Xdp::open(Pins::find().unwrap().directory()).unwrap()))
             }
         };

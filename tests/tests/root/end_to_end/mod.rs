@@ -9,6 +9,7 @@ mod ftp;
 mod generic;
 mod http;
 mod mtu;
+mod offload;
 mod one_arm;
 mod sctp;
 mod spread;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use aya::util::KernelVersion;
 use tests::lab::namespace::Namespace;
 use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
 use tests::lab::{CLIENT, CLIENT_IPV6, Lab, Server, VIP, VIP_IPV6};
@@ -35,6 +36,11 @@ impl Serving {
         ];
         Ok(Self { _listeners: listeners, _ends: TunnelEnds::open(server, false)? })
     }
+}
+
+/// Whether the kernel tells which interfaces take what XDP redirects, so that the stack can send where one does not.
+pub fn is_told_of_ways() -> Result<bool> {
+    Ok(KernelVersion::current()? >= KernelVersion::new(6, 3, 0))
 }
 
 /// How many packets were counted under a reason.

@@ -40,7 +40,7 @@ use nix::unistd::Pid;
 use xipvs::cli::names::SystemNames;
 use xipvs::cli::{self, Streams};
 use xipvs::director::Director;
-use xipvs::director::xdp::lifecycle::{self, Pins};
+use xipvs::director::xdp::lifecycle::{self, Manner, Pins};
 use xipvs::director::xdp::maps::TableEntry;
 use xipvs::director::xdp::sizes::Sizes;
 use xipvs::director::xdp::{Xdp, maps};
@@ -228,7 +228,8 @@ impl World {
         }
         ip(IPV6);
         let interfaces = ["clients".to_owned(), "servers".to_owned()];
-        lifecycle::attach(&interfaces, false, &sizes(), false).expect("the program loads and attaches");
+        lifecycle::attach(&interfaces, Manner::default(), &sizes(), false)
+            .expect("the program loads and attaches");
         std::fs::write("/proc/sys/net/ipv4/conf/closed/forwarding", "0").unwrap();
         let directory = Pins::find().unwrap().directory().to_owned();
         // Not every kernel has VLAN interfaces. To the program they are numbers that this map knows, as all that it can send
@@ -510,6 +511,16 @@ impl Fixture {
 
     /// Runs a frame through the program as if it came in at an interface.
     pub fn send(&self, interface: u32, frame: &[u8]) -> Outcome {
+        self.send_by(&self.program, interface, frame)
+    }
+
+    /// The same through the program for a veth; what comes out may begin with a note.
+    pub fn send_by_veth(&self, interface: u32, frame: &[u8]) -> Outcome {
+        let entry = WORLD.directory.join("xipvs_veth");
+        self.send_by(&Program::from_pin(entry, XdpAttachType::Interface).unwrap(), interface, frame)
+    }
+
+    fn send_by(&self, program: &Program, interface: u32, frame: &[u8]) -> Outcome {
         self.hold_clock();
         let before = self.director.maps().reasons();
         let mut context = [0u32; 6];
@@ -520,7 +531,7 @@ impl Fixture {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
-        let result = self.program.test_run(options).unwrap();
+        let result = program.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         let action = match result.return_value {
             1 => Action::Drop,

@@ -28,6 +28,7 @@ mod malformed;
 mod mark;
 mod model;
 mod nat;
+mod offload;
 mod one_packet;
 mod opening;
 mod persistence;

@@ -13,8 +13,8 @@ use aya::programs::{ProgramError, Xdp};
 use aya_obj::programs::XdpAttachType;
 
 use super::classifiers::{LOOPBACK, Unseen};
-use super::interface::{self, Interface, Mode};
-use super::load::{self, ENTRY};
+use super::interface::{self, Interface, Kind, Mode};
+use super::load::{self, ENTRY, ENTRY_OF_VETH};
 use super::pins::Pins;
 use super::{classifiers, failed, refused, sysctl};
 use crate::director::xdp::daemon::Daemons;
@@ -57,15 +57,24 @@ pub struct Attachment {
     pub unseen: Vec<Unseen>,
 }
 
+/// How to attach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Not in the driver: that is not even asked.
+    pub generic: bool,
+    /// Senders at the other ends of veths compute their checksums, so that nothing has to be looked at.
+    pub whole_checksums: bool,
+}
+
 /// Attaches the program to interfaces by name, loading it and making maps if need be, and replaces older programs.
 ///
-/// With `generic` the driver is not even asked. `connections` is how many the table shall have room for if it is
-/// made now. All interfaces are attached or, after an error, none of those that were not before.
+/// `sizes` are those of the maps if they are made now; with `fixed`, those that are there must have room for as many
+/// connections. All interfaces are attached or, after an error, none of those that were not before.
 ///
 /// # Errors
 ///
 /// As of [`load()`](super::load()), or an interface that is not there or has another program.
-pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Result<Attachment> {
+pub fn attach(names: &[String], manner: Manner, sizes: &Sizes, fixed: bool) -> Result<Attachment> {
     let pins = Pins::find()?;
     let mut routing = Routing::open()?;
     let interfaces = interface::list(&mut routing)?;
@@ -95,7 +104,7 @@ pub fn attach(names: &[String], generic: bool, sizes: &Sizes, fixed: bool) -> Re
 
     let mut made: Vec<Attached> = Vec::new();
     for interface in wanted {
-        match attach_one(&pins, interface, generic) {
+        match attach_one(&pins, interface, manner) {
             Ok(attached) => made.push(attached),
             Err(error) => {
                 for new in made.iter().filter(|new| !new.already) {
@@ -154,7 +163,7 @@ fn mode_of(pins: &Pins, interface: &Interface) -> Option<Mode> {
     interface.program.filter(|(program, _)| *program == ours).map(|(_, mode)| mode)
 }
 
-fn attach_one(pins: &Pins, interface: &Interface, generic: bool) -> Result<Attached> {
+fn attach_one(pins: &Pins, interface: &Interface, manner: Manner) -> Result<Attached> {
     let name = &interface.name;
     let done = |mode, already, fallback| Attached {
         interface: name.clone(),
@@ -172,21 +181,25 @@ fn attach_one(pins: &Pins, interface: &Interface, generic: bool) -> Result<Attac
     remove_pin(&pin)?;
     sysctl::switch_on(pins, interface.index, name)?;
     let attached = (|| {
-        let mut program = Xdp::from_pin(pins.directory().join(ENTRY), XdpAttachType::Interface)
-            .map_err(|error| failed(ENTRY, error))?;
-        if !generic {
+        let open = |name| {
+            Xdp::from_pin(pins.directory().join(name), XdpAttachType::Interface)
+                .map_err(|error| failed(name, error))
+        };
+        if !manner.generic {
+            let looks = interface.kind == Kind::Pair && !manner.whole_checksums;
+            let mut program = open(if looks { ENTRY_OF_VETH } else { ENTRY })?;
             match attach_in(&mut program, interface, XdpMode::Driver, &pin) {
                 Ok(()) => return Ok(done(Mode::Native, false, None)),
                 Err(error) if error.is_for_another() => return Err(occupied(interface)),
                 Err(error) => {
                     let why = Fallback(error.why);
-                    attach_in(&mut program, interface, XdpMode::Skb, &pin)
+                    attach_in(&mut open(ENTRY)?, interface, XdpMode::Skb, &pin)
                         .map_err(|error| cannot_attach(interface, &error))?;
                     return Ok(done(Mode::Generic, false, Some(why)));
                 }
             }
         }
-        attach_in(&mut program, interface, XdpMode::Skb, &pin)
+        attach_in(&mut open(ENTRY)?, interface, XdpMode::Skb, &pin)
             .map_err(|error| cannot_attach(interface, &error))?;
         Ok(done(Mode::Generic, false, None))
     })();

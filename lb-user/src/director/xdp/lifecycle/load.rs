@@ -24,6 +24,8 @@ use crate::object::OBJECT;
 
 /// Takes packets; the one that interfaces are given.
 pub const ENTRY: &str = "xipvs";
+/// As [`ENTRY`], for a veth whose other end leaves checksums to it.
+pub const ENTRY_OF_VETH: &str = "xipvs_veth";
 /// Arms the timer of the sweep.
 const START: &str = "xipvs_start";
 /// What the entry goes on in.
@@ -45,6 +47,7 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::TunnelError, "xipvs_tunnel_error"),
     (Program::Sip, "xipvs_sip"),
     (Program::Ipv6Sip, "xipvs_ipv6_sip"),
+    (Program::Entry, ENTRY),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = "SETTINGS";
@@ -136,12 +139,15 @@ pub(super) fn replace(pins: &Pins, _guard: &Guard) -> Result<bool> {
     let new = make_room(pins)?;
     pin_programs(&mut ebpf, &new)?;
     connect(&mut ebpf)?;
-    let entry = program(&mut ebpf, ENTRY)?;
+    let of_veth = ProgramInfo::from_pin(pins.directory().join(ENTRY_OF_VETH)).map(|program| program.id());
     for name in pinned.iter().filter(|name| name.starts_with("link-")) {
         let failed = |error: &dyn std::fmt::Display| failed("cannot replace the program", error);
         let link = PinnedLink::from_pin(pins.directory().join(name)).map_err(|error| failed(&error))?;
-        let link = XdpLink::try_from(FdLink::from(link)).map_err(|error| failed(&error))?;
-        match entry.attach_to_link(link) {
+        let link = FdLink::from(link);
+        let old = link.info().map_err(|error| failed(&error))?.program_id();
+        let entry = if of_veth.as_ref().is_ok_and(|of_veth| *of_veth == old) { ENTRY_OF_VETH } else { ENTRY };
+        let link = XdpLink::try_from(link).map_err(|error| failed(&error))?;
+        match program(&mut ebpf, entry)?.attach_to_link(link) {
             Ok(_) => {}
             // Its interface is gone.
             Err(ProgramError::SyscallError(error))

@@ -12,7 +12,7 @@ mod load;
 mod pins;
 mod sysctl;
 
-pub use attach::{Attached, Attachment, Fallback, Listed, attach, attached, detach, detach_all};
+pub use attach::{Attached, Attachment, Fallback, Listed, Manner, attach, attached, detach, detach_all};
 pub use classifiers::Unseen;
 pub use interface::Mode;
 pub use load::load;
