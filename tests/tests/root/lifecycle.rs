@@ -263,6 +263,16 @@ fn an_older_program_is_replaced_and_the_table_stays() -> Result<()> {
     assert!(status.contains("services      1 of"), "{status}");
     // Now it is the newest.
     assert!(!said(&lab.xipvs_output("attach clients")?).contains("replaced"));
+    // And looks at checksums as before, if it did.
+    let is_of_veth = |link: &str| -> Result<bool> {
+        Ok(lab.director.run(&format!("ip -details link show {link}"))?.contains("name xipvs_veth"))
+    };
+    assert!(is_of_veth("clients")? && is_of_veth("servers")?);
+    lab.xipvs("detach servers")?;
+    lab.xipvs("attach --whole-checksums servers")?;
+    fs::rename(pins.join("xipvs_start"), pins.join("xipvs"))?;
+    lab.xipvs("attach clients")?;
+    assert!(is_of_veth("clients")? && !is_of_veth("servers")?);
     Ok(())
 }
 

@@ -10,7 +10,9 @@ use std::path::Path;
 use aya::maps::{Map, ProgramArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{Program as AnyProgram, ProgramError, ProgramInfo, TestRun, TestRunOptions, Xdp};
+use aya::programs::{
+    Program as AnyProgram, ProgramError, ProgramInfo, TestRun, TestRunOptions, Xdp, loaded_programs,
+};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::settings::Program;
@@ -139,13 +141,16 @@ pub(super) fn replace(pins: &Pins, _guard: &Guard) -> Result<bool> {
     let new = make_room(pins)?;
     pin_programs(&mut ebpf, &new)?;
     connect(&mut ebpf)?;
-    let of_veth = ProgramInfo::from_pin(pins.directory().join(ENTRY_OF_VETH)).map(|program| program.id());
     for name in pinned.iter().filter(|name| name.starts_with("link-")) {
         let failed = |error: &dyn std::fmt::Display| failed("cannot replace the program", error);
         let link = PinnedLink::from_pin(pins.directory().join(name)).map_err(|error| failed(&error))?;
         let link = FdLink::from(link);
         let old = link.info().map_err(|error| failed(&error))?.program_id();
-        let entry = if of_veth.as_ref().is_ok_and(|of_veth| *of_veth == old) { ENTRY_OF_VETH } else { ENTRY };
+        // By name, as it may be one that was put there when this was cut short.
+        let is_of_veth = |program: ProgramInfo| {
+            program.id() == old && program.name_as_str().is_some_and(|name| name == ENTRY_OF_VETH)
+        };
+        let entry = if loaded_programs().flatten().any(is_of_veth) { ENTRY_OF_VETH } else { ENTRY };
         let link = XdpLink::try_from(link).map_err(|error| failed(&error))?;
         match program(&mut ebpf, entry)?.attach_to_link(link) {
             Ok(_) => {}
