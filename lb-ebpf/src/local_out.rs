@@ -183,14 +183,35 @@ fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdic
         Err(NoHop::Local) => None,
         Err(NoHop::Refused(reason)) => return Err(reason),
     };
+    // What stays here makes no hop.
+    let goes_on = way.is_some();
+    if goes_on && packet.time_to_live <= 1 {
+        return Err(Reason::TimeExceeded);
+    }
     if entry.has_twin() {
         translate::<IPV6>(context, packet, entry, addresses, End::Destination)?;
+    }
+    if goes_on {
+        take_hop::<IPV6>(context, packet)?;
     }
     let Some(way) = way else {
         // Already on its way to the director itself, or to be turned back.
         return Ok(if interface == LOOPBACK { Verdict::GoOut } else { Verdict::ComeIn });
     };
     Ok(Verdict::Redirect(way.ifindex))
+}
+
+/// Takes a hop off a packet, as IPVS does of the director's own too.
+#[inline(always)]
+fn take_hop<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<(), Reason> {
+    let (network, hops) = (usize::from(packet.network), packet.time_to_live);
+    let at = network + if IPV6 { 7 } else { 8 };
+    if !IPV6 {
+        let word = |hops| u16::from_ne_bytes([hops, packet.tuple.transport()]);
+        let (old, new) = (word(hops), word(hops.wrapping_sub(1)));
+        context.l3_csum_replace(network + 10, old.into(), new.into(), 2).map_err(|_| Reason::Malformed)?;
+    }
+    context.store(at, &hops.wrapping_sub(1), 0).map_err(|_| Reason::Malformed)
 }
 
 /// Replaces the address and the port that a NAT connection replaces.
