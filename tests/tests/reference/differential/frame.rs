@@ -19,7 +19,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 pub const IPV6_IN_IP: u8 = 41;
 const GRE: u8 = 47;
-const ICMPV6: u8 = 58;
+pub const ICMPV6: u8 = 58;
 pub const DESTINATION_OPTIONS: u8 = 60;
 const SCTP: u8 = 132;
 

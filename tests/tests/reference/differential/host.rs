@@ -14,6 +14,28 @@ pub const SERVERS: Mac = [2, 0, 0, 0, 2, 1];
 pub const ROUTER: &str = "192.168.1.254";
 pub const ROUTER6: &str = "fd00:1::fe";
 
+/// The director's addresses besides virtual ones: length of the network, interface.
+const ADDRESSES: [(&str, u8, &str); 4] = [
+    ("192.168.1.1", 24, "clients"),
+    ("10.0.0.1", 24, "servers"),
+    ("fd00:1::1", 64, "clients"),
+    ("fd00:2::1", 64, "servers"),
+];
+
+/// The virtual addresses that the director has, told in the same way.
+fn virtual_addresses() -> impl Iterator<Item = (String, u8, &'static str)> {
+    let of_one = |last| [(format!("192.168.1.{last}"), 32, "lo"), (format!("fd00:1::{last}"), 128, "lo")];
+    (100..=103).flat_map(of_one)
+}
+
+/// Whether an address is the director's own.
+pub fn is_own(address: IpAddr) -> bool {
+    let is = |own: &str| own.parse() == Ok(address);
+    address.is_loopback()
+        || ADDRESSES.iter().any(|(own, ..)| is(own))
+        || virtual_addresses().any(|(own, ..)| is(&own))
+}
+
 /// Addresses, routes and neighbours of the namespace that the calling thread is in.
 pub fn configure() {
     for (path, value) in [
@@ -37,17 +59,13 @@ pub fn configure() {
         format!("link set servers address {}", shown(SERVERS)),
         "link set clients up".into(),
         "link set servers up".into(),
-        "address add 192.168.1.1/24 dev clients".into(),
-        "address add 10.0.0.1/24 dev servers".into(),
-        "address add fd00:1::1/64 dev clients nodad".into(),
-        "address add fd00:2::1/64 dev servers nodad".into(),
-        format!("route add default via {ROUTER}"),
-        format!("route add default via {ROUTER6}"),
     ];
-    for last in 100..=103 {
-        lines.push(format!("address add 192.168.1.{last}/32 dev lo"));
-        lines.push(format!("address add fd00:1::{last}/128 dev lo"));
+    let networks = ADDRESSES.map(|(address, length, interface)| (address.to_owned(), length, interface));
+    for (address, length, interface) in networks.into_iter().chain(virtual_addresses()) {
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        lines.push(format!("address add {address}/{length} dev {interface} {nodad}"));
     }
+    lines.extend([ROUTER, ROUTER6].map(|router| format!("route add default via {router}")));
     let servers = (11..=42).flat_map(|last| [format!("10.0.0.{last}"), format!("fd00:2::{last}")]);
     let neighbours = servers.map(|address| (address, "servers"));
     let routers = [ROUTER, ROUTER6].map(|address| (address.to_owned(), "clients"));

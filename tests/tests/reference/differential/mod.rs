@@ -5,6 +5,7 @@
 
 mod frame;
 mod host;
+mod own;
 mod packet;
 mod pieces;
 mod random;
@@ -218,6 +219,13 @@ impl Stage {
                 self.kernel.mark(&words)?;
                 self.xdp.mark(&words)
             }
+            Action::Listen(all) => {
+                for at in all {
+                    self.kernel.listen(*at);
+                    self.xdp.listen(*at);
+                }
+                Ok(())
+            }
             Action::Packets { .. } => Ok(()),
             Action::Check => self.check(),
             Action::Await(count) => self.until_connections(|listed| listed == *count),
@@ -243,7 +251,8 @@ impl Stage {
             sleep(TIMER);
         }
         self.sent += 1;
-        let forwarded = |outcome: &Outcome| outcome.servers.len() + outcome.clients.len();
+        let forwarded =
+            |outcome: &Outcome| outcome.servers.len() + outcome.clients.len() + outcome.director.len();
         self.forwarded += kernel.as_ref().map_or(0, forwarded);
         if counted.0 != counted.1 {
             let on = |whose, outcome, counted: &Counters| format!("{whose} {}, {counted:?}", told(outcome));
@@ -256,7 +265,11 @@ impl Stage {
         }
         let without_icmp = |outcome: &Option<Outcome>| {
             let keep = |frames: &[frame::Frame]| frames.iter().filter(|frame| !frame.icmp).cloned().collect();
-            outcome.as_ref().map(|it| Outcome { clients: keep(&it.clients), servers: keep(&it.servers) })
+            outcome.as_ref().map(|it| Outcome {
+                clients: keep(&it.clients),
+                servers: keep(&it.servers),
+                director: keep(&it.director),
+            })
         };
         if self.ignores_icmp && without_icmp(&kernel) == without_icmp(&xdp) {
             self.ignored = true;
@@ -324,6 +337,7 @@ fn told(outcome: &Option<Outcome>) -> String {
     let on = |name: &'static str, frames: &[frame::Frame]| {
         frames.iter().map(move |frame| format!("{name} {}", frame.words)).collect::<Vec<_>>()
     };
-    let all = [on("servers", &outcome.servers), on("clients", &outcome.clients)].concat();
+    let to_director = on("director", &outcome.director);
+    let all = [on("servers", &outcome.servers), on("clients", &outcome.clients), to_director].concat();
     if all.is_empty() { "nothing".into() } else { all.join("; ") }
 }

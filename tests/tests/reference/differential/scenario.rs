@@ -40,6 +40,8 @@ pub enum Action {
     Set(String, u32),
     /// A rule that marks packets, in the words of `xipvs mark add`.
     Mark(Vec<String>),
+    /// Has programs of the director wait for datagrams.
+    Listen(Vec<SocketAddr>),
     /// Packets of each flow, one flow after the other.
     Packets { flows: Vec<Flow>, events: Vec<Event> },
     /// Compares listings.
@@ -141,6 +143,7 @@ fn action(text: &str) -> Result<Action, String> {
             Ok(Action::Set(name.into(), value.parse().map_err(|_| "set NAME=VALUE")?))
         }
         "mark" => Ok(Action::Mark(text_words(rest))),
+        "listen" => Ok(Action::Listen(endpoints(rest)?)),
         "sctp" => packets(Protocol::Sctp, rest),
         "tcp" => packets(Protocol::Tcp, rest),
         "udp" => packets(Protocol::Udp, rest),

@@ -1,8 +1,9 @@
 //! A director between two interfaces whose other ends are in our hands.
 //!
-//! Client and servers are no programs: they are frames that are written into TAP interfaces and read from them. The kernel
-//! handles a frame within the call that writes it, so what a packet leads to can be read at once, nothing has to be waited
-//! for, and that nothing came is certain. Every address has a permanent neighbour, so that nobody asks for any.
+//! Client and servers are no programs: they are frames that are written into TAP interfaces and read from them, or packets of
+//! the director itself ([`Own`]). The kernel handles a frame within the call that writes it, so what a packet leads to can be
+//! read at once, nothing has to be waited for, and that nothing came is certain. Every address has a permanent neighbour, so
+//! that nobody asks for any.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -27,16 +28,18 @@ use xipvs::table::Timeouts;
 
 use super::super::namespace;
 use super::frame::Frame;
-use super::host::{CLIENTS, ROUTER, ROUTER6, SERVERS, configure, iptables, shell};
+use super::host::{CLIENTS, ROUTER, ROUTER6, SERVERS, configure, iptables, is_own, shell};
+use super::own::{NO_LINK, Own};
 use super::packet::{self, Mac, Shape, mac_of, quotable};
 use super::pieces;
 use super::scenario::{Event, Flow, What, Whose};
 
-/// The frames that came out on each interface.
+/// The frames that came out on each interface, and what programs of the director got.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
     pub clients: Vec<Frame>,
     pub servers: Vec<Frame>,
+    pub director: Vec<Frame>,
 }
 
 /// Who serves a flow.
@@ -70,6 +73,8 @@ impl Either {
 pub struct Side {
     pub whose: Whose,
     namespace: File,
+    /// Once a flow has the director as an end. Before the interfaces, which do not end while a socket holds what came by them.
+    own: Option<Own>,
     clients: Tap,
     servers: Tap,
     director: Either,
@@ -98,7 +103,16 @@ impl Side {
                 Either::Xdp(Box::new(Xdp::open(Pins::find().unwrap().directory()).unwrap()))
             }
         };
-        Self { whose, namespace, clients, servers, director, serving: HashMap::new(), reconfigured: false }
+        Self {
+            whose,
+            namespace,
+            clients,
+            servers,
+            own: None,
+            director,
+            serving: HashMap::new(),
+            reconfigured: false,
+        }
     }
 
     /// Makes the XDP director as good as new, which is sooner done than to have the kernel check its program again: an
@@ -106,6 +120,7 @@ impl Side {
     pub fn begin_anew(&mut self) {
         self.enter();
         self.serving.clear();
+        self.own = None;
         if std::mem::take(&mut self.reconfigured) {
             shell("ip link set clients mtu 1500; ip link set servers mtu 1500").unwrap();
         }
@@ -149,6 +164,12 @@ impl Side {
         shell(line)
     }
 
+    /// Has a program of the director wait for datagrams.
+    pub fn listen(&mut self, at: SocketAddr) {
+        self.enter();
+        self.own.get_or_insert_with(Own::new).listen(at);
+    }
+
     /// Gives a sysctl of IPVS a value.
     pub fn set(&mut self, name: &str, value: u32) -> Result<(), String> {
         self.enter();
@@ -189,12 +210,14 @@ impl Side {
     pub fn play(&mut self, flow: &Flow, event: &Event) -> Option<Outcome> {
         let router = mac_of(if flow.client.is_ipv4() { ROUTER } else { ROUTER6 }.parse().unwrap());
         let serving = self.serving.get(flow);
+        let is_own = if event.answer { serving?.link == NO_LINK } else { is_own(flow.client.ip()) };
         let (tap, link, from, to) = if event.answer {
             let Serving { link, from, to, .. } = serving?;
             (&self.servers, [SERVERS, *link], *from, *to)
         } else {
             (&self.clients, [CLIENTS, router], flow.client, flow.service)
         };
+        self.enter();
         let packets = match event.what {
             What::Packet(content) => event.shape.packets(from, to, &content),
             What::Error { kind, word, by, quoted, inner } => {
@@ -216,10 +239,19 @@ impl Side {
             }
         };
         for packet in packets {
-            tap.send(&packet::frame(link, &packet)).expect("the interface is up");
+            if is_own {
+                self.own.get_or_insert_with(Own::new).send(flow.protocol, from, &packet);
+            } else {
+                tap.send(&packet::frame(link, &packet)).expect("the interface is up");
+            }
         }
-        let outcome = Outcome { clients: read(&self.clients), servers: read(&self.servers) };
-        if let (false, What::Packet(_), [frame]) = (event.answer, event.what, &outcome.servers[..]) {
+        let outcome = Outcome {
+            clients: read(&self.clients),
+            servers: read(&self.servers),
+            director: self.own.as_ref().map(Own::received).unwrap_or_default(),
+        };
+        let came = [&outcome.servers[..], &outcome.director[..]].concat();
+        if let (false, What::Packet(_), [frame]) = (event.answer, event.what, &came[..]) {
             // What the server sees as its own is what it answers from.
             let (to, from) = frame.from_to;
             let serving = Serving { link: frame.to, from, to, packet: frame.packet.clone() };
