@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod nginx;
 pub mod pair;
 pub mod program;
+pub mod sctp;
 pub mod sockets;
 
 use std::fs::{self, File};

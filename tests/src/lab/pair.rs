@@ -49,6 +49,11 @@ impl<'a> Director<'a> {
         Self { table: "--director kernel ", ..self }
     }
 
+    /// Whether it is kernel IPVS's.
+    pub fn is_kernel(self) -> bool {
+        !self.table.is_empty()
+    }
+
     /// Runs xipvs; what it prints.
     pub fn xipvs(&self, words: &str) -> Result<String> {
         let words = format!("{}{words}", self.table);

@@ -1,23 +1,32 @@
 //! Sync daemons with kernel IPVS on the other side, in both roles: it takes what an XDP master tells, and tells an XDP
-//! backup what that takes, for both families, and downloads go on when the other takes over.
+//! backup what that takes, for both families and every protocol, and all that is established goes on when the other takes
+//! over.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
 use tests::lab::download::{Download, all_go_on, until};
 use tests::lab::pair::{Director, Pair, services};
-use tests::lab::sockets::{Listener, ask_tcp, ask_udp};
+use tests::lab::sctp;
+use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
 use tests::lab::{CLIENT, INTERFACES, VIP, VIP_IPV6};
 
 /// Seconds by which times may differ: packets that come late, as FINs that are sent again, move a time that is not told anew.
 const TOLERANCE: u32 = 15;
 
-/// A kind of connections for each of which it is shown that it arrives: long ones, closed ones, datagrams' flows.
+/// A kind of connections for each of which it is shown that it arrives: long ones, closed ones, datagrams' flows, associations,
+/// one of a firewall mark with its template.
 struct Traffic {
     downloads: Vec<Download>,
+    associations: Vec<TcpStream>,
     _servers: Vec<Listener>,
 }
+
+/// The service by mark: what is for this port has it.
+const MARK: u32 = 7;
+const MARKED: u16 = 83;
 
 /// Both directors, and the rules of all the services; what is not the XDP program's is kernel IPVS's.
 fn configured(pair: &Pair, directors: [Director<'_>; 2]) {
@@ -31,8 +40,22 @@ fn configured(pair: &Pair, directors: [Director<'_>; 2]) {
             format!("-a -u {VIP}:53 -r {}:53 -m", one.address),
             format!("-A -t [{VIP_IPV6}]:82 -s rr"),
             format!("-a -t [{VIP_IPV6}]:82 -r [{}]:82 -m", one.address_ipv6),
+            format!("-A --sctp-service {VIP}:9000 -s rr"),
+            format!("-a --sctp-service {VIP}:9000 -r {}:9900 -m", one.address),
+            format!("-A --sctp-service [{VIP_IPV6}]:9000 -s rr"),
+            format!("-a --sctp-service [{VIP_IPV6}]:9000 -r [{}]:9900 -m", one.address_ipv6),
+            format!("-A -f {MARK} -s rr -p 600"),
+            format!("-a -f {MARK} -r {}:{MARKED} -m", one.address),
         ] {
             director.xipvs(&rule).unwrap();
+        }
+        if director.is_kernel() {
+            let rule =
+                format!("-t mangle -A PREROUTING -d {VIP} -p tcp --dport {MARKED} -j MARK --set-mark {MARK}");
+            director.namespace.run(&format!("iptables {rule}")).unwrap();
+        } else {
+            let rule = format!("{MARK} --destination {VIP} --protocol tcp --destination-ports {MARKED}");
+            director.xipvs(&format!("mark add {rule}")).unwrap();
         }
     }
     // Kernel IPVS takes what is delivered here.
@@ -48,19 +71,38 @@ impl Traffic {
         let servers = vec![
             Listener::tcp(server, 82).unwrap(),
             Listener::udp(server, SocketAddr::new(server.address.into(), 53)).unwrap(),
+            Listener::tcp(server, MARKED).unwrap(),
+            sctp::serve(server, (server.address, 9900)).unwrap(),
+            sctp::serve(server, (server.address_ipv6, 9900)).unwrap(),
         ];
         let twice = services().into_iter().chain(services());
         let downloads = twice.map(|service| Download::start(&pair.lab.client, service)).collect();
         for address in [IpAddr::from(VIP), VIP_IPV6.into()] {
             ask_tcp(&pair.lab.client, SocketAddr::new(address, 82)).unwrap();
         }
+        ask_tcp(&pair.lab.client, (VIP, MARKED)).unwrap();
+        let associations: Vec<TcpStream> = [IpAddr::from(VIP), VIP_IPV6.into()]
+            .map(|address| sctp::associate(&pair.lab.client, SocketAddr::new(address, 9000)).unwrap())
+            .into();
+        for association in &associations {
+            greeting(association).unwrap();
+        }
         let socket = pair.lab.client.bind(SocketAddr::new(CLIENT.into(), 0)).unwrap();
         for _ in 0..5 {
             ask_udp(&socket, SocketAddr::new(VIP.into(), 53)).unwrap();
         }
-        let traffic = Self { downloads, _servers: servers };
-        all_go_on(&traffic.downloads);
+        let traffic = Self { downloads, associations, _servers: servers };
+        traffic.goes_on();
         traffic
+    }
+
+    /// Waits until all that is established has gone on.
+    fn goes_on(&self) {
+        all_go_on(&self.downloads);
+        for mut association in &self.associations {
+            association.write_all(b"still there?").unwrap();
+            association.read_exact(&mut [0; 12]).unwrap();
+        }
     }
 
     fn end(self) {
@@ -72,8 +114,8 @@ impl Traffic {
 fn all_arrives(master: Director<'_>, backup: Director<'_>) {
     let started = master.connections();
     let of = |word: &str| started.iter().filter(|line| line.contains(word)).count();
-    assert_eq!((of("ESTABLISHED"), of("ASSURED"), of("UDP")), (8, 2, 1), "{started:#?}");
-    assert_eq!(of(":82 "), 2, "{started:#?}");
+    assert_eq!((of("ESTABLISHED"), of("ASSURED"), of("UDP")), (10, 3, 1), "{started:#?}");
+    assert_eq!((of(":82 "), of("SCTP"), of(&format!(":{MARKED} "))), (2, 2, 1), "{started:#?}");
     until("the backup does not list what the master does", || {
         let (wanted, there) = (master.connections(), backup.connections());
         wanted == there
@@ -96,6 +138,7 @@ fn all_arrives(master: Director<'_>, backup: Director<'_>) {
 
 #[test]
 fn kernel_ipvs_takes_over_from_an_xdp_master() {
+    sctp::load().unwrap();
     let pair = Pair::new("to-kernel").unwrap();
     let [first, second] = pair.directors();
     let second = second.kernel();
@@ -123,7 +166,7 @@ fn kernel_ipvs_takes_over_from_an_xdp_master() {
 
     let before = second.in_packets();
     pair.fail_over().unwrap();
-    all_go_on(&traffic.downloads);
+    traffic.goes_on();
     // The kernel brings the counters that it tells up to date every two seconds.
     until("the kernel's backup counts no packets", || second.in_packets() > before);
     traffic.end();
@@ -131,6 +174,7 @@ fn kernel_ipvs_takes_over_from_an_xdp_master() {
 
 #[test]
 fn an_xdp_backup_takes_over_from_kernel_ipvs() {
+    sctp::load().unwrap();
     let pair = Pair::new("from-kernel").unwrap();
     let [first, second] = pair.directors();
     let first = first.kernel();
@@ -138,12 +182,18 @@ fn an_xdp_backup_takes_over_from_kernel_ipvs() {
     configured(&pair, [first, second]);
     second.xipvs("--start-daemon backup --mcast-interface sync --syncid 7 --mcast-group ff02::81").unwrap();
     first.xipvs("--start-daemon master --mcast-interface sync --syncid 7 --mcast-group ff02::81").unwrap();
-    let traffic = Traffic::start(&pair);
+    let mut traffic = Traffic::start(&pair);
     all_arrives(first, second);
+
+    // Kernel IPVS can tell as it did long ago, of IPv4 alone.
+    first.namespace.sysctl("net/ipv4/vs/sync_version", "0").unwrap();
+    traffic.downloads.push(Download::start(&pair.lab.client, services()[0]));
+    traffic.goes_on();
+    until("version 0 is not understood", || second.connections() == first.connections());
 
     let before = second.in_packets();
     pair.fail_over().unwrap();
-    all_go_on(&traffic.downloads);
+    traffic.goes_on();
     assert!(second.in_packets() > before);
     traffic.end();
 }

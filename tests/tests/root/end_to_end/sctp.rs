@@ -2,53 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::process::Command;
+use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
-use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, listen, socket};
-use tests::lab::namespace::PATIENCE;
-use tests::lab::sockets::{Listener, greeting};
-use tests::lab::{CLIENT, CLIENT_IPV6, Lab, Server, VIP, VIP_IPV6};
-
-/// Makes a socket that is bound to one address: associations of others tell all addresses of their host, of which NAT
-/// knows nothing.
-fn bound(to: SocketAddr) -> Result<OwnedFd> {
-    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket(family, SocketType::STREAM, Some(ipproto::SCTP)).context("SCTP")?;
-    bind(&socket, &to).with_context(|| to.to_string())?;
-    Ok(socket)
-}
-
-fn serve(server: &Server, on: impl Into<SocketAddr>) -> Result<Listener> {
-    let on = on.into();
-    let socket = server.namespace.enter(|| -> Result<OwnedFd> {
-        let socket = bound(on)?;
-        listen(&socket, 16)?;
-        Ok(socket)
-    })??;
-    // For what is done with it there is no difference to TCP.
-    Listener::of(server, TcpListener::from(socket))
-}
-
-fn associate(lab: &Lab, to: SocketAddr) -> Result<TcpStream> {
-    let from = if to.is_ipv4() { IpAddr::from(CLIENT) } else { CLIENT_IPV6.into() };
-    lab.client.enter(|| -> Result<TcpStream> {
-        let socket = TcpStream::from(bound(SocketAddr::new(from, 0))?);
-        socket.set_read_timeout(Some(PATIENCE))?;
-        // It limits how long connecting takes, too.
-        socket.set_write_timeout(Some(PATIENCE))?;
-        connect(&socket, &to).with_context(|| format!("associating with {to}"))?;
-        Ok(socket)
-    })?
-}
+use anyhow::{Context, Result};
+use tests::lab::sctp::{self, associate, serve};
+use tests::lab::sockets::greeting;
+use tests::lab::{Lab, VIP, VIP_IPV6};
 
 #[test]
 #[ignore = "needs a kernel with SCTP; that of the reference VM has it"]
 fn associations_are_spread_and_carry_data() -> Result<()> {
-    let modprobe = Command::new("modprobe").arg("sctp").output()?;
-    ensure!(modprobe.status.success(), "{}", String::from_utf8_lossy(&modprobe.stderr));
+    sctp::load()?;
     let lab = Lab::new("sctp", 2)?;
     let mut listeners = Vec::new();
     for server in &lab.servers {
@@ -74,7 +38,7 @@ fn associations_are_spread_and_carry_data() -> Result<()> {
             let service = SocketAddr::new(vip, port);
             let mut served = BTreeMap::new();
             for _ in 0..4 {
-                let mut stream = associate(&lab, service)?;
+                let mut stream = associate(&lab.client, service)?;
                 let answer = greeting(&stream).with_context(|| service.to_string())?;
                 *served.entry(answer.server).or_insert(0) += 1;
                 stream.write_all(&data)?;
