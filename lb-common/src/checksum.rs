@@ -63,18 +63,31 @@ impl Delta {
     /// [`Delta::apply_udp`]. A wrong checksum stays wrong.
     #[inline(always)]
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
+        self.apply_to(word(checksum)).to_ne_bytes()
+    }
+
+    #[inline(always)]
+    const fn apply_to(self, checksum: u16) -> u16 {
         // RFC 1624, equation 3, HC' = ~(~HC + ~m + m'); the older one, HC + m + ~m', can end in the
         // other zero.
-        let sum = !word(checksum) as u32 + fold(self.0) as u32;
+        let sum = !checksum as u32 + fold(self.0) as u32;
         // Two words together carry once at most.
-        (!(sum + (sum >> 16)) as u16).to_ne_bytes()
+        !(sum + (sum >> 16)) as u16
     }
 
     /// The checksum of a UDP datagram after the change: an absent one (zero) stays absent, a computed
     /// zero is written in its other form.
     #[inline(always)]
     pub const fn apply_udp(self, checksum: [u8; 2]) -> [u8; 2] {
-        if word(checksum) == 0 { checksum } else { udp(self.apply(checksum)) }
+        // As one number to the end, so that it is stored as one.
+        let new = match word(checksum) {
+            0 => 0,
+            there => match self.apply_to(there) {
+                0 => 0xffff,
+                new => new,
+            },
+        };
+        new.to_ne_bytes()
     }
 }
 

@@ -17,6 +17,9 @@ pub const WIDE_FTP: u32 = 1;
 #[doc(alias = "nullsvc_counter")]
 pub const WIDE_PORTS: u32 = 2;
 
+/// Stands in the programs where the loader puts the address of the settings: "SETTINGS".
+pub const PLACE: u64 = u64::from_le_bytes(*b"SETTINGS");
+
 /// Slots of an [`AddressFilter`]; a power of two. With 20,000 addresses one in fourteen is not 0.
 pub const ADDRESS_SLOTS: usize = 1 << 18;
 

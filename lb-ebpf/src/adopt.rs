@@ -30,7 +30,7 @@ pub fn adopt(context: &XdpContext) -> Adopted {
 fn take_over(context: &XdpContext) -> Option<Adopted> {
     let window = Window::of(context);
     let wanted = Adoption::from_bytes(window.bytes(0)?);
-    let settings = maps::settings().ok()?;
+    let settings = maps::settings();
     let now = clock::now(settings);
     let tuple = Tuple { addresses: wanted.addresses, ports: wanted.ports, protocol: wanted.protocol };
     let is_template = wanted.role == TEMPLATE;

@@ -265,7 +265,8 @@ pub fn look<const IPV6: bool>(reversed: bool) -> Option<u32> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn connection_look(ipv6: u32, reversed: u32) -> u64 {
-    let (Ok(settings), Ok(scratch)) = (settings(), scratch()) else { return NOWHERE };
+    let settings = settings();
+    let Ok(scratch) = scratch() else { return NOWHERE };
     let tuple = if ipv6 == 0 { scratch.kept::<false>().tuple } else { scratch.kept::<true>().tuple };
     let tuple = if reversed == 0 { tuple } else { tuple.reversed() };
     let Some(found) = find(&tuple, home(&tuple, settings)) else { return NOWHERE };
@@ -287,7 +288,7 @@ pub extern "C" fn connection_find_displaced(
     tag: u32,
     home: u32,
 ) -> u64 {
-    let Ok(settings) = settings() else { return NOWHERE };
+    let settings = settings();
     let home = Home { tag, set: home };
     for step in 1..=ALTERNATES {
         let number = home.alternate(step, settings.set_mask());
@@ -431,7 +432,7 @@ const VACANT: u32 = u32::MAX;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn connection_victim(tag: u32, home: u32, now: u32, one_more: u32) -> u32 {
-    let Ok(settings) = settings() else { return NOBODY };
+    let settings = settings();
     let mut none = NOBODY;
     for step in 0..=ALTERNATES {
         let number = Home { tag, set: home }.alternate(step, settings.set_mask());
@@ -495,9 +496,8 @@ enum When {
 
 /// Takes an entry out of the table, if it is still there, and gives it back.
 #[inline(always)]
-fn take(tuple: &Tuple, settings: SettingsRef, when: When) -> Option<Entry> {
-    let home = home(tuple, settings);
-    let found = find(tuple, home)?;
+fn take(tuple: &Tuple, when: When) -> Option<Entry> {
+    let found = find(tuple, home(tuple, settings()))?;
     let entry = found.set.locked(|| {
         let lives = match when {
             When::Always => false,
@@ -513,7 +513,8 @@ fn take(tuple: &Tuple, settings: SettingsRef, when: When) -> Option<Entry> {
         Some(copy)
     })?;
     if entry.flags & DISPLACED != 0 {
-        SetRef::at(home.set)?.add_displaced(-1);
+        // Computed anew, as it is rare and there is little room on the stack.
+        SetRef::at(home(tuple, settings()).set)?.add_displaced(-1);
     }
     Some(entry)
 }
@@ -579,8 +580,7 @@ const REPLACED: u32 = 2;
 pub extern "C" fn connection_remove(addresses: u64, ports: u32, protocol: u32, how: u32, now: u32) -> u32 {
     let when = if how == DEAD { When::Dead(now) } else { When::Always };
     let tuple = Tuple { addresses, ports, protocol: protocol as u8 };
-    let Ok(settings) = settings() else { return 0 };
-    let Some(entry) = take(&tuple, settings, when) else { return 0 };
+    let Some(entry) = take(&tuple, when) else { return 0 };
     if how != REPLACED {
         leave_destination(&entry);
     } else if let Ok(scratch) = scratch() {
@@ -589,27 +589,28 @@ pub extern "C" fn connection_remove(addresses: u64, ports: u32, protocol: u32, h
     }
     persistence::release(entry.template);
     if entry.has_twin() {
-        remove_twin(&entry.twin(), &tuple, settings);
+        remove_twin(&entry.twin(), &tuple);
     }
     1
 }
 
-/// Takes back a client side that no destination has counted yet.
+/// Takes back the client side in the scratch room, which no destination has counted yet.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn abandon(tuple: &Tuple) -> u32 {
-    let Ok(settings) = settings() else { return 0 };
-    u32::from(take(tuple, settings, When::Always).is_some())
+pub extern "C" fn connection_take_back() -> u32 {
+    let Ok(scratch) = scratch() else { return 0 };
+    u32::from(take(&scratch.client_side.tuple(), When::Always).is_some())
 }
 
 /// Removes the server side of a connection, unless it belongs to another one by now.
 #[inline(always)]
-fn remove_twin(twin: &Tuple, of: &Tuple, settings: SettingsRef) {
-    if let Some(found) = find(twin, home(twin, settings))
+fn remove_twin(twin: &Tuple, of: &Tuple) {
+    if let Some(found) = find(twin, home(twin, settings()))
         && let Some(entry) = found.read(twin)
         && entry.role == SERVER_SIDE
         && entry.twin() == *of
     {
-        take(twin, settings, When::Always);
+        take(twin, When::Always);
     }
 }
 
@@ -662,7 +663,7 @@ pub fn advance(tuple: &Tuple, tcp_flags: u8, out: bool, now: u32) {
 #[inline(always)]
 pub fn time(tuple: &Tuple, now: u32) {
     // Not where the deadline is moved, under the lock, which is no place to look for services; and few have any.
-    if settings().is_ok_and(|settings| settings.own_timeouts() != 0) {
+    if settings().own_timeouts() != 0 {
         connection_time(tuple.addresses, tuple.ports, tuple.protocol.into(), now);
     }
 }
@@ -672,7 +673,7 @@ pub fn time(tuple: &Tuple, now: u32) {
 #[inline(never)]
 pub extern "C" fn connection_time(addresses: u64, ports: u32, protocol: u32, now: u32) -> u32 {
     let tuple = &Tuple { addresses, ports, protocol: protocol as u8 };
-    let Ok(settings) = settings() else { return 0 };
+    let settings = settings();
     let Some(found) = find(tuple, home(tuple, settings)) else { return 0 };
     let Some(entry) = found.read(tuple) else { return 0 };
     let twin = entry.has_twin().then(|| entry.twin());
@@ -701,7 +702,7 @@ fn set_deadline(found: Found, tuple: &Tuple, deadline: u32) {
 #[inline(never)]
 pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, event: u32, now: u32) -> u32 {
     let tuple = &Tuple { addresses, ports, protocol: protocol as u8 };
-    let Ok(settings) = settings() else { return 0 };
+    let settings = settings();
     let Some(found) = find(tuple, home(tuple, settings)) else { return 0 };
     // One number for the stack, which is short here.
     let event = opaque((event | u32::from(defence::acts(settings, Sysctl::SecureTcp)) << 9).into()) as u32;
@@ -738,7 +739,7 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
 pub extern "C" fn connection_renew(addresses: u64, ports: u32, word: u32, lifetime: u32) -> u32 {
     let [state, told, protocol, _] = word.to_le_bytes();
     let tuple = &Tuple { addresses, ports, protocol };
-    let Ok(settings) = settings() else { return 0 };
+    let settings = settings();
     let now = clock::now(settings);
     let deadline = now.wrapping_add(lifetime);
     let Some(found) = find(tuple, home(tuple, settings)) else { return 0 };
@@ -801,7 +802,7 @@ pub fn remember_hop(found: Found, entry: &Entry) {
 #[inline(never)]
 pub extern "C" fn connection_forget_hop(addresses: u64, ports: u32, protocol: u32, now: u32) -> u32 {
     let tuple = &Tuple { addresses, ports, protocol: protocol as u8 };
-    let Ok(settings) = settings() else { return 0 };
+    let settings = settings();
     let Some(found) = find(tuple, home(tuple, settings)).and_then(Found::checked_again) else { return 0 };
     found.set.locked(|| {
         if found.holds(tuple) {
@@ -816,7 +817,8 @@ pub extern "C" fn connection_forget_hop(addresses: u64, ports: u32, protocol: u3
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn connection_abandon(number: u32, now: u32) -> u32 {
-    let (Ok(settings), Some(set)) = (settings(), SetRef::at(number)) else { return 0 };
+    let settings = settings();
+    let Some(set) = SetRef::at(number) else { return 0 };
     let abandons = settings.sysctl(Sysctl::ExpireNodestConn) != 0;
     for slot in 0..WAYS {
         let place = set.entry(slot);
@@ -843,7 +845,7 @@ pub extern "C" fn connection_abandon(number: u32, now: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn connection_sweep_set(number: u32, now: u32, spares: u32) -> u32 {
-    let Ok(settings) = settings() else { return 0 };
+    let settings = settings();
     let Some(set) = SetRef::at(number) else { return 0 };
     let mut left = 0u32;
     for slot in 0..WAYS {
@@ -881,5 +883,5 @@ fn sweep_server_side(tuple: &Tuple, client_side: &Tuple, settings: SettingsRef, 
         follow(tuple, client_side, entry.state, found.deadline(), false, settings);
         return;
     }
-    take(tuple, settings, When::Dead(now));
+    take(tuple, When::Dead(now));
 }

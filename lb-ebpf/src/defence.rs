@@ -47,7 +47,8 @@ pub fn comes_by() -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn defence_drop_entries(number: u32, now: u32) -> u32 {
-    let (Ok(settings), Some(set)) = (settings(), SetRef::at(number)) else { return 0 };
+    let settings = settings();
+    let Some(set) = SetRef::at(number) else { return 0 };
     let ticks = settings.ticks_per_second().max(1);
     for slot in 0..WAYS {
         let (place, deadline) = (set.entry(slot), set.deadline(slot));

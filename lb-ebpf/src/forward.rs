@@ -352,7 +352,16 @@ pub fn out(context: &XdpContext, interface: u32) -> Verdict {
 /// Replaces what NAT replaces in a packet of the plainest shape, see [`read_plain`](lb_common::packet::read_plain).
 #[inline(always)]
 pub fn translate_plain(window: &mut Window, protocol: u8, out: bool, by: Translation) -> Option<()> {
-    let end = if out { End::Source } else { End::Destination };
+    // Chosen once: each end has code of its own.
+    if out {
+        translate_end(window, protocol, End::Source, by)
+    } else {
+        translate_end(window, protocol, End::Destination, by)
+    }
+}
+
+#[inline(always)]
+fn translate_end(window: &mut Window, protocol: u8, end: End, by: Translation) -> Option<()> {
     translate_network(window.bytes_mut(ETHERNET)?, end, by.address.to_ne_bytes(), by.network);
     let port = by.port.to_ne_bytes();
     if protocol == Protocol::Tcp.number() {

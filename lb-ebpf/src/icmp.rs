@@ -26,7 +26,7 @@ use crate::{balance, clock, connection, sum, tunnel};
 /// packet came.
 #[inline(always)]
 pub fn tell<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
-    let settings = maps::settings()?;
+    let settings = maps::settings();
     let scratch = maps::scratch()?;
     let packet = scratch.kept::<IPV6>();
     let reason = scratch.why;
@@ -229,10 +229,8 @@ fn about_client<const IPV6: bool>(context: &XdpContext, settings: SettingsRef) -
 /// Finds the living entry of the packet in the scratch room, or of one the other way, and copies it there.
 #[inline(always)]
 pub fn look<const IPV6: bool>(reversed: bool) -> bool {
-    let living = |settings| {
-        connection::look::<IPV6>(reversed).is_some_and(|deadline| !is_past(deadline, clock::now(settings)))
-    };
-    maps::settings().is_ok_and(living)
+    connection::look::<IPV6>(reversed)
+        .is_some_and(|deadline| !is_past(deadline, clock::now(maps::settings())))
 }
 
 /// What is done with an error whose next hop is not known.

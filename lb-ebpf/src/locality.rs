@@ -13,6 +13,7 @@ use lb_common::scheduler::lblcr::Members;
 use lb_common::scheduler::{Scheduler, Search};
 use lb_common::sysctl::Sysctl;
 
+use crate::machine::opaque;
 use crate::maps::{self, DestinationRef, Scratch, ServiceRef, SetHeaderRef, settings};
 use crate::scheduler::NOBODY;
 use crate::{clock, scheduler};
@@ -27,7 +28,7 @@ pub extern "C" fn locality_choose(service: u32, source: u32, destination: u32) -
 
 #[inline(always)]
 fn choose(slot: u32, source: u32, destination: u32) -> Option<DestinationId> {
-    let settings = settings().ok()?;
+    let settings = settings();
     let service = ServiceRef::at(slot)?;
     let line = service.set();
     let header = SetHeaderRef::at(line)?.read();
@@ -52,7 +53,10 @@ fn choose(slot: u32, source: u32, destination: u32) -> Option<DestinationId> {
     let mut changed = cached.length != 0 && now.wrapping_sub(cached.used) >= second;
     let own = if replicates {
         let members = members(slot, cached.ranks())?;
-        let least = members.least().map(|(rank, hot)| (cached.member(rank), hot));
+        let least = members.least();
+        // As a number, or the compiler would put aside what it has not read where there is none, which the verifier refuses.
+        let id = opaque(least.map_or(NOBODY, |(rank, _)| cached.member(rank).into()));
+        let least = (id != NOBODY).then(|| (id as DestinationId, least.is_some_and(|(_, hot)| hot)));
         if cached.shrinks(expiration, now)
             && let Some(rank) = members.most()
         {

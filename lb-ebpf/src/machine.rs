@@ -136,3 +136,22 @@ pub fn opaque(number: u64) -> u64 {
         core::hint::black_box(number)
     }
 }
+
+/// The number `N` in an instruction that has nothing else: the loader finds it there and may put another in its place. Each
+/// call has one: whoever needs a register more than an instruction calls again.
+#[inline(always)]
+pub fn constant<const N: u64>() -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let number: u64;
+        // SAFETY: one instruction, which loads a number.
+        unsafe {
+            core::arch::asm!("{0} = {1} ll", out(reg) number, const N, options(nomem, nostack, preserves_flags))
+        };
+        number
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        core::hint::black_box(N)
+    }
+}

@@ -13,7 +13,7 @@ use crate::maps::{self, settings};
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn mark_of(interface: u32) -> u32 {
-    let Ok(settings) = settings() else { return 0 };
+    let settings = settings();
     let (first, count) = settings.mark_rules();
     let mut marking = Marking { interface, first, mark: 0 };
     // SAFETY: the callback has the signature that the helper calls, and gets the pointer it expects.

@@ -32,7 +32,7 @@ const FTP: u16 = 21;
 /// [`Scratch::put`] has left them.
 #[inline(always)]
 pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, scratch) = (maps::settings()?, maps::scratch()?);
+    let (settings, scratch) = (maps::settings(), maps::scratch()?);
     let packet = scratch.kept::<IPV6>();
     let tuple = packet.tuple;
     let now = clock::now(settings);
@@ -287,25 +287,31 @@ fn port(service: ServiceRef, tuple: &Tuple, destination: u16) -> u16 {
 /// Stores both sides of a connection, or none.
 #[inline(always)]
 pub fn store(deadline: u32, now: u32) -> Inserted {
-    Inserted::from(open_store(deadline, now))
+    let stored = open_store(deadline, now);
+    if stored == HALF {
+        // From here, as a call from there is one too deep for the stack.
+        connection::connection_take_back();
+        return Inserted::Full;
+    }
+    Inserted::from(stored)
 }
+
+/// Of [`open_store`]: the client side is in the table, the other has found no room.
+const HALF: u32 = u32::MAX;
 
 /// [`store`], once for all: the client side lies in the scratch room, where this makes the other.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn open_store(deadline: u32, now: u32) -> u32 {
-    let (Ok(settings), Ok(scratch)) = (maps::settings(), maps::scratch()) else {
-        return Inserted::Full as u32;
-    };
+    let Ok(scratch) = maps::scratch() else { return Inserted::Full as u32 };
     let Scratch { client_side: entry, server_side: answer, .. } = scratch;
-    let stored = connection::insert_here(entry, settings, deadline);
+    let stored = connection::insert_here(entry, maps::settings(), deadline);
     if stored != Inserted::Stored || !entry.has_twin() {
         return stored as u32;
     }
     maps::lay(answer, &answer_to(entry, now));
-    if connection::insert_here(answer, settings, deadline) == Inserted::Full {
-        connection::abandon(&entry.tuple());
-        return Inserted::Full as u32;
+    if connection::insert_here(answer, maps::settings(), deadline) == Inserted::Full {
+        return HALF;
     }
     Inserted::Stored as u32
 }

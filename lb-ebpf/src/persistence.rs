@@ -72,7 +72,7 @@ pub fn choose(
         let id = scheduler::schedule(service, tuple, seen).ok_or(Reason::NoDestination)?;
         let make = || persistence_make(service, addresses, ports, protocol.into(), id) != 0;
         if !make() {
-            let (settings, service) = (settings()?, ServiceRef::at(service).ok_or(Reason::Internal)?);
+            let (settings, service) = (settings(), ServiceRef::at(service).ok_or(Reason::Internal)?);
             let key = key(settings, service, tuple, client_network(service, seen), scratch()?.call);
             if !connection::make_room(&key, settings, now, false) || !make() {
                 return Err(Reason::TableFull);
@@ -94,7 +94,8 @@ const NOBODY: u64 = u64::MAX;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn persistence_claim(service: u32, addresses: u64, ports: u32, word: u32, now: u32) -> u64 {
-    let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return NOBODY };
+    let settings = settings();
+    let Some(service) = ServiceRef::at(service) else { return NOBODY };
     let Ok(scratch) = scratch() else { return NOBODY };
     let packet = Tuple { addresses, ports, protocol: word as u8 };
     let network = client_network(service, &scratch.client_addresses);
@@ -165,7 +166,8 @@ fn invalid_ports() -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn persistence_make(service: u32, addresses: u64, ports: u32, protocol: u32, id: u32) -> u32 {
-    let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return 0 };
+    let settings = settings();
+    let Some(service) = ServiceRef::at(service) else { return 0 };
     let (Ok(scratch), Some(destination)) = (scratch(), DestinationRef::at(id)) else { return 0 };
     let now = clock::now(settings);
     let packet = Tuple { addresses, ports, protocol: protocol as u8 };
@@ -259,7 +261,8 @@ pub fn join(service: u32, tuple: &Tuple, destination: DestinationId) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn persistence_join(service: u32, addresses: u64, ports: u32, protocol: u32, id: u32) -> u32 {
-    let (Ok(settings), Some(service)) = (settings(), ServiceRef::at(service)) else { return 0 };
+    let settings = settings();
+    let Some(service) = ServiceRef::at(service) else { return 0 };
     let Ok(scratch) = scratch() else { return 0 };
     // Nobody tells which call it was of.
     if service.flags() & flags::PERSISTENT == 0 || service.has_engine() {
@@ -311,7 +314,8 @@ pub fn end(template: u32, now: u32) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn persistence_renew(template: u32, state: u32, timeout: u32) -> u32 {
-    let (Ok(settings), Some(Found { set, slot, .. })) = (settings(), Found::at(template)) else { return 0 };
+    let settings = settings();
+    let Some(Found { set, slot, .. }) = Found::at(template) else { return 0 };
     let now = clock::now(settings);
     set.locked(|| {
         let entry = set.entry(slot);
@@ -337,7 +341,8 @@ pub fn expire(template: Found, now: u32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn persistence_expire(template: u32, now: u32) -> u32 {
-    let (Ok(settings), Some(Found { set, slot, .. })) = (settings(), Found::at(template)) else { return 0 };
+    let settings = settings();
+    let Some(Found { set, slot, .. }) = Found::at(template) else { return 0 };
     let extension = EXTENSION.wrapping_mul(settings.ticks_per_second());
     let removed = set.locked(|| {
         let entry = set.entry(slot);

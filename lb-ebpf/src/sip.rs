@@ -19,7 +19,7 @@ use crate::{maps, packet};
 /// Reads the Call-ID of a packet of UDP whose headers are in the scratch room, and leaves its number there.
 #[inline(always)]
 pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
-    let (settings, scratch) = (maps::settings()?, maps::scratch()?);
+    let (settings, scratch) = (maps::settings(), maps::scratch()?);
     let Packet { network, transport, length, .. } = scratch.kept::<IPV6>();
     // What follows the packet in the frame is the link's, not the message's.
     let message_at = usize::from(transport) + udp::HEADER..usize::from(network) + usize::from(length);

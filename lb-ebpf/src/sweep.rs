@@ -37,17 +37,16 @@ pub fn start() -> bool {
 
 /// One tick: a slice of the table, then the timer again.
 extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -> c_int {
-    if let Ok(settings) = settings() {
-        let now = clock::now(settings);
-        let drops = defence::acts(settings, Sysctl::DropEntry).into();
-        let mut slice = Slice { first: settings.sweep_position(), now, spares: 0, occupied: 0, drops };
-        let stride = settings.sweep_stride();
-        visit(&mut slice, stride);
-        let next = slice.first.wrapping_add(stride) & settings.set_mask();
-        settings.set_sweep(next, now);
-        settings.add_occupied(slice.occupied, stride != 0 && next <= slice.first);
-        stats::take_turn(settings);
-    }
+    let settings = settings();
+    let now = clock::now(settings);
+    let drops = defence::acts(settings, Sysctl::DropEntry).into();
+    let mut slice = Slice { first: settings.sweep_position(), now, spares: 0, occupied: 0, drops };
+    let stride = settings.sweep_stride();
+    visit(&mut slice, stride);
+    let next = slice.first.wrapping_add(stride) & settings.set_mask();
+    settings.set_sweep(next, now);
+    settings.add_occupied(slice.occupied, stride != 0 && next <= slice.first);
+    stats::take_turn(settings);
     // SAFETY: the kernel hands the callback its own map element.
     unsafe { bpf_timer_start(addr_of_mut!((*sweeper).timer).cast::<bpf_timer>(), PERIOD, 0) };
     0
@@ -56,7 +55,7 @@ extern "C" fn tick(_map: *mut c_void, _key: *mut c_int, sweeper: *mut Sweeper) -
 /// Sweeps the whole table at once.
 #[inline(always)]
 pub fn all() -> bool {
-    let Ok(settings) = settings() else { return false };
+    let settings = settings();
     let now = clock::now(settings);
     let mut slice = Slice { first: 0, now, spares: 1, occupied: 0, drops: 0 };
     visit(&mut slice, settings.set_mask().wrapping_add(1));
@@ -91,17 +90,16 @@ fn visit(slice: &mut Slice, sets: u32) {
 extern "C" fn visit_set(index: u32, slice: *mut Slice) -> i64 {
     // SAFETY: `visit` passes a live slice.
     let Slice { first, now, spares, drops, .. } = unsafe { *slice };
-    if let Ok(settings) = settings() {
-        let set = first.wrapping_add(index) & settings.set_mask();
-        let occupied = connection::connection_sweep_set(set, now, spares);
-        // SAFETY: as above.
-        unsafe { (*slice).occupied = (*slice).occupied.wrapping_add(occupied) };
-        if settings.sysctl(Sysctl::ExpireNodestConn) != 0 || settings.draining() != 0 {
-            connection::connection_abandon(set, now);
-        }
-        if drops != 0 && defence::comes_by() {
-            defence::defence_drop_entries(set, now);
-        }
+    let settings = settings();
+    let set = first.wrapping_add(index) & settings.set_mask();
+    let occupied = connection::connection_sweep_set(set, now, spares);
+    // SAFETY: as above.
+    unsafe { (*slice).occupied = (*slice).occupied.wrapping_add(occupied) };
+    if settings.sysctl(Sysctl::ExpireNodestConn) != 0 || settings.draining() != 0 {
+        connection::connection_abandon(set, now);
+    }
+    if drops != 0 && defence::comes_by() {
+        defence::defence_drop_entries(set, now);
     }
     0
 }

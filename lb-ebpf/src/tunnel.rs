@@ -149,7 +149,7 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
     destination: DestinationRef,
 ) -> Result<Verdict, Reason> {
     let outer = if OUTER_IPV6 { Family::V6 } else { Family::V4 };
-    let settings = maps::settings()?;
+    let settings = maps::settings();
     let scratch = maps::scratch()?;
     let packet = scratch.kept::<INNER_IPV6>();
     let entry = &scratch.client_side;

@@ -21,7 +21,7 @@ use crate::{clock, connection, icmp, sum};
 /// Turns the error in the scratch room into one for the client whose packet it is about, if it is about a tunnel's.
 #[inline(always)]
 pub fn tell(context: &XdpContext) -> Result<Verdict, Reason> {
-    let settings = maps::settings()?;
+    let settings = maps::settings();
     let scratch = maps::scratch()?;
     let error = scratch.kept_error();
     let inside = tunnel::read_inside(&Window::of(context), &error).ok_or(Reason::Icmp)?;

@@ -25,7 +25,7 @@ use lb_common::packet::{IPV4, IPV6, Packet};
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
-use lb_common::settings::{Program, SettingsElement, WayOut};
+use lb_common::settings::{Program, WayOut};
 use lb_common::sip::{self, CallId};
 use lb_common::stats::Estimator;
 use lb_common::tunnel::{PATH_REMEMBERED, Path};
@@ -45,10 +45,6 @@ pub use self::table::{
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
-
-/// What the program must know before it looks at a packet.
-#[btf_map]
-static SETTINGS: Array<SettingsElement, 1, MAPPED> = Array::new();
 
 /// The connection table. User space chooses its size when it makes the map.
 #[btf_map]

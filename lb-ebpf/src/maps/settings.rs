@@ -2,11 +2,9 @@
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
-use lb_common::reason::Reason;
-use lb_common::settings::{Settings, SettingsElement};
+use lb_common::settings::{PLACE, Settings, SettingsElement};
 use lb_common::sysctl::Sysctl;
 
-use super::SETTINGS;
 use crate::machine;
 
 /// The settings, read field by field: user space may write them at any time.
@@ -139,8 +137,9 @@ impl SettingsRef {
     }
 }
 
-/// The settings.
+/// The settings. The loader makes their map, and puts the address of its element where the programs want it: nothing is
+/// looked up, and nothing can be missing.
 #[inline(always)]
-pub fn settings() -> Result<SettingsRef, Reason> {
-    SETTINGS.get_ptr_mut(0).map(|element| SettingsRef(element.cast())).ok_or(Reason::Internal)
+pub fn settings() -> SettingsRef {
+    SettingsRef(core::ptr::with_exposed_provenance_mut(machine::constant::<PLACE>() as usize))
 }

@@ -5,9 +5,10 @@
 //! use the maps that are there, so that no connection is lost.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use aya::maps::{Map, ProgramArray};
+use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{
@@ -15,14 +16,17 @@ use aya::programs::{
 };
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use lb_common::settings::Program;
+use aya_obj::generated::BPF_F_MMAPABLE;
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
+use lb_common::settings::{Program, SettingsElement};
+use zerocopy::IntoBytes as _;
 
 use super::pins::{Guard, Pins};
 use super::{failed, refused};
 use crate::director::xdp::maps::{self, Maps};
 use crate::director::xdp::sizes::Sizes;
 use crate::director::{Error, Result};
-use crate::object::OBJECT;
+use crate::object::{OBJECT, with_settings};
 
 /// Takes packets; the one that interfaces are given.
 pub const ENTRY: &str = "xipvs";
@@ -52,7 +56,9 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Entry, ENTRY),
 ];
 /// The map whose presence says that all is there.
-const LAST: &str = "SETTINGS";
+const LAST: &str = SETTINGS;
+/// The map of the settings.
+const SETTINGS: &str = "SETTINGS";
 /// Where things are made, inside the pin directory.
 const NEW: &str = "new";
 /// What a program of this type answers when all went well: `XDP_PASS`.
@@ -94,7 +100,8 @@ fn make(pins: &Pins, sizes: &Sizes) -> Result<()> {
         .destinations
         .checked_mul(sizes.cpus)
         .ok_or_else(|| failed("cannot load", "too many CPUs for the counters of so many destinations"))?;
-    let mut ebpf = create(&mut EbpfLoader::new(), |loader| {
+    let settings = make_settings(&new)?;
+    let mut ebpf = create(&mut EbpfLoader::new(), &settings, |loader| {
         loader
             .map_max_entries("CONNECTIONS", sizes.sets)
             .map_max_entries("ADDRESSES", sizes.sets)
@@ -127,7 +134,9 @@ pub(super) fn replace(pins: &Pins, _guard: &Guard) -> Result<bool> {
     // Refuses maps of another layout.
     Maps::open(pins.directory())?;
     let pinned = names(pins.directory())?;
-    let mut ebpf = create(&mut EbpfLoader::new(), |loader| {
+    let settings = pins.directory().join(SETTINGS);
+    let settings = MapData::from_pin(settings).map_err(|error| failed(SETTINGS, error))?;
+    let mut ebpf = create(&mut EbpfLoader::new(), &settings, |loader| {
         for name in &pinned {
             // The maps' names are upper case, nothing else's is.
             if name.starts_with(|first: char| first.is_ascii_uppercase()) {
@@ -202,8 +211,21 @@ fn names(directory: &Path) -> Result<Vec<String>> {
         .map_err(|error| refused(directory.display(), &error))
 }
 
-/// Makes what the loader is set up for: the maps, then the programs.
-fn create<'a>(loader: &mut EbpfLoader<'a>, set_up: impl FnOnce(&mut EbpfLoader<'a>)) -> Result<Ebpf> {
+/// Makes the map of the settings, whose address the programs know from the beginning, and pins it.
+fn make_settings(directory: &Path) -> Result<MapData> {
+    let size = size_of::<SettingsElement>() as u32;
+    let array = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, size, 1, BPF_F_MMAPABLE);
+    let map = MapData::create(array, SETTINGS, None).map_err(|error| cannot_load(&error.into()))?;
+    map.pin(directory.join(SETTINGS)).map_err(|error| failed(format!("cannot pin map {SETTINGS}"), error))?;
+    Ok(map)
+}
+
+/// Makes what the loader is set up for: the maps but the settings, then the programs.
+fn create<'a>(
+    loader: &mut EbpfLoader<'a>,
+    settings: &MapData,
+    set_up: impl FnOnce(&mut EbpfLoader<'a>),
+) -> Result<Ebpf> {
     let object = OBJECT.ok_or_else(|| {
         failed(
             "cannot load",
@@ -219,7 +241,8 @@ fn create<'a>(loader: &mut EbpfLoader<'a>, set_up: impl FnOnce(&mut EbpfLoader<'
     // The programs ask nothing about the kernel's types, so that reading them would only take time.
     loader.btf(None);
     set_up(loader);
-    let mut ebpf = loader.load(object).map_err(|error| cannot_load(&error))?;
+    let object = with_settings(object, settings.fd().as_fd());
+    let mut ebpf = loader.load(object.as_bytes()).map_err(|error| cannot_load(&error))?;
     for (name, program) in ebpf.programs_mut() {
         let loaded = match program {
             AnyProgram::Xdp(program) => program.load(),
