@@ -319,6 +319,8 @@ pub struct Adoption {
     pub policy: u8,
     /// Fills the word.
     pub reserved: u8,
+    /// Template: the number of the call that it is for; 0 for none.
+    pub call: u64,
     /// Of IPv6, source and destination.
     pub beside: Addresses,
 }

@@ -126,6 +126,7 @@ fn take_over_template(
     *server_addresses = *client_addresses;
     let template = persistence::template(settings, key, service, wanted.destination, destination, now);
     *entry = Entry { state: wanted.state, port: wanted.port, ..template };
+    entry.set_call(wanted.call);
     if wanted.flags & SYNCED != 0 {
         entry.link[TIMEOUT] = wanted.lifetime;
     }

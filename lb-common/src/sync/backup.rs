@@ -7,6 +7,7 @@ use core::net::IpAddr;
 
 use super::{IN_SEQUENCE, INACTIVE, NO_CLIENT_PORT, NO_OUTPUT, ONE_PACKET, OUT_SEQUENCE, Record, TEMPLATE};
 use crate::protocol::{Protocol, sctp, state, tcp, udp};
+use crate::sip;
 
 /// Seconds that a template lives of which the record does not say it (version 0).
 const TEMPLATE_TIMEOUT: u32 = 180;
@@ -24,7 +25,7 @@ pub enum Unfit {
     Addresses,
     /// Sequence numbers are shifted, as where FTP's addresses are rewritten, which is not done here.
     Sequences,
-    /// It belongs to a persistence engine.
+    /// It belongs to a persistence engine that is not known, or is no template.
     Engine,
 }
 
@@ -37,7 +38,7 @@ impl Unfit {
             Self::Protocol => "of a protocol that is not known",
             Self::Addresses => "with addresses that do not fit",
             Self::Sequences => "with shifted sequence numbers (FTP)",
-            Self::Engine => "of a persistence engine",
+            Self::Engine => "of a persistence engine that is not known",
         }
     }
 }
@@ -74,8 +75,10 @@ pub fn accept(record: &Record<'_>) -> Result<Accepted, Unfit> {
     if has(IN_SEQUENCE | OUT_SEQUENCE) {
         return Err(Unfit::Sequences);
     }
-    if record.engine_name.is_some() || record.engine_data.is_some() {
-        return Err(Unfit::Engine);
+    match (record.engine_name, record.engine_data) {
+        (None, None) => {}
+        (Some(name), Some(_)) if is_template && name == sip::NAME.as_bytes() => {}
+        _ => return Err(Unfit::Engine),
     }
     let families = [record.client, record.virtual_address, record.destination];
     if families.iter().any(|address| address.is_ipv4() != record.client.is_ipv4())
@@ -198,6 +201,18 @@ mod tests {
         }
         assert_eq!(accept(&Record { flags: OUT_SEQUENCE, ..record() }), Err(Unfit::Sequences));
         assert_eq!(accept(&Record { engine_name: Some(b"sip"), ..record() }), Err(Unfit::Engine));
+        let engine = |flags, name, data| {
+            let record = Record { flags, protocol: 17, state: 0, engine_name: Some(name), ..record() };
+            accept(&Record { engine_data: data, ..record }).map(|accepted| accepted.is_template)
+        };
+        assert_eq!(engine(TEMPLATE, b"sip", Some(b"call")), Ok(true));
+        for (flags, name, data) in [
+            (0, &b"sip"[..], Some(&b"call"[..])),
+            (TEMPLATE, b"sip", None),
+            (TEMPLATE, b"pis", Some(b"call")),
+        ] {
+            assert_eq!(engine(flags, name, data), Err(Unfit::Engine));
+        }
         let addresses = |client| accept(&Record { client, ..record() });
         assert_eq!(addresses(Ipv6Addr::LOCALHOST.into()), Err(Unfit::Addresses));
         assert_eq!(addresses(Ipv4Addr::UNSPECIFIED.into()), Err(Unfit::Addresses));

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use xipvs::director::Director;
 use xipvs::director::kernel::Kernel;
+use xipvs::director::xdp::sync::Told;
 use xipvs::hand_over::{HandedOver, hand_over};
 
 use super::exit::DIFFERENT;
@@ -24,10 +25,14 @@ pub fn adopt(to: &mut dyn Write) -> Result<u8> {
 /// Carries out `xipvs hand-over`: 0 when kernel IPVS has every connection, 1 when it lacks some, which is told.
 pub fn hand_over_all(to: &mut dyn Write) -> Result<u8> {
     let (records, lost) = open::xdp_if_loaded()?.sync_records()?;
+    let records: Vec<_> = records.iter().map(Told::record).collect();
     let HandedOver { arrived, missing } = hand_over(&records, &mut Kernel::open()?)?;
     writeln!(to, "{} handed over", connections(arrived))?;
     for (reason, count) in [
-        ("of deleted destinations, of ones of the other family, or templates of calls", lost),
+        (
+            "of deleted destinations, of ones of the other family, or templates whose Call-ID is forgotten",
+            lost,
+        ),
         ("not taken", missing),
     ] {
         if count > 0 {

@@ -19,6 +19,7 @@ use crate::director::Result;
 use crate::director::xdp::Xdp;
 use crate::director::xdp::adopt::{NO_DESTINATION, Places, Policy};
 use crate::director::xdp::daemon::Tally;
+use crate::director::xdp::sync::Told;
 use crate::table::SyncDaemon;
 
 /// Messages that are taken together.
@@ -46,11 +47,11 @@ pub struct Backup {
 }
 
 /// A connection or template, as records tell one from another.
-type Flow = (u8, bool, IpAddr, u16, IpAddr, u16);
+type Flow = (u8, bool, IpAddr, u16, IpAddr, u16, Option<Box<[u8]>>);
 
 #[derive(Debug)]
 struct Waiting {
-    record: Record<'static>,
+    told: Told,
     until: Instant,
 }
 
@@ -166,7 +167,7 @@ impl Backup {
         }
         let seconds = accept(record).ok().and_then(|accepted| accepted.seconds).unwrap_or(60);
         let until = Instant::now() + Duration::from_secs(seconds.into());
-        self.waiting.insert(flow, Waiting { record: record.without_engine(), until });
+        self.waiting.insert(flow, Waiting { told: Told::of(record), until });
     }
 
     /// Takes what waits and can be placed since the table has changed; what comes to its end is forgotten.
@@ -180,11 +181,10 @@ impl Backup {
         let now = Instant::now();
         self.waiting.retain(|_, waiting| waiting.until > now);
         let left = |waiting: &Waiting| (waiting.until - now).as_secs().max(1) as u32;
-        let records: Vec<Record<'static>> = self
-            .waiting
-            .values()
-            .map(|waiting| Record { timeout: Some(left(waiting)), ..waiting.record })
-            .collect();
+        let waiting: Vec<_> =
+            self.waiting.values().map(|waiting| (left(waiting), waiting.told.clone())).collect();
+        let records: Vec<Record<'_>> =
+            waiting.iter().map(|(left, told)| Record { timeout: Some(*left), ..told.record() }).collect();
         // A packet may have made such a connection meanwhile.
         let fates = xdp.adopt_records(&mut self.places, &records, Policy::Keep)?;
         for (record, fate) in records.iter().zip(fates).filter(|(_, fate)| *fate != Err(NO_DESTINATION)) {
@@ -233,8 +233,17 @@ impl Backup {
 }
 
 fn flow(record: &Record<'_>) -> Flow {
-    let Record { protocol, flags, client, client_port, virtual_address, virtual_port, .. } = *record;
-    (protocol, flags & TEMPLATE != 0, client, client_port, virtual_address, virtual_port)
+    let Record { protocol, flags, client, client_port, virtual_address, virtual_port, engine_data, .. } =
+        *record;
+    (
+        protocol,
+        flags & TEMPLATE != 0,
+        client,
+        client_port,
+        virtual_address,
+        virtual_port,
+        engine_data.map(Into::into),
+    )
 }
 
 /// What has come to a socket, with whom it is from; at most so much at a time.

@@ -25,7 +25,7 @@ use crate::director::Result;
 use crate::director::xdp::Xdp;
 use crate::director::xdp::daemon::Tally;
 use crate::director::xdp::maps::{Connections, Maps, TableEntry};
-use crate::director::xdp::sync::record;
+use crate::director::xdp::sync::{self, record};
 use crate::table::SyncDaemon;
 
 /// Parts that the table is looked at in; each takes its turn once a second.
@@ -242,7 +242,8 @@ impl Master {
     /// Sends what is due, and remembers what was sent.
     fn tell(&mut self, maps: &Maps, settings: &Settings, due: &[Due], now: u32) {
         let records = due.iter().filter_map(|due| Some((due, record(maps, settings, &due.found, now)?)));
-        let (told, records): (Vec<&Due>, Vec<Record<'_>>) = records.unzip();
+        let (told, records): (Vec<&Due>, Vec<_>) = records.unzip();
+        let records: Vec<Record<'_>> = records.iter().map(sync::Told::record).collect();
         let mut sent = Sent::default();
         let result = self.line().send(&records, &mut sent);
         self.tally.messages += sent.messages;
@@ -317,6 +318,7 @@ fn tell_all(directory: &Path, daemon: &SyncDaemon, to: SocketAddr) -> Result<()>
                 });
                 records.extend(told.filter_map(|found| record(&maps, &settings, found, now)));
             })?;
+            let records: Vec<Record<'_>> = records.iter().map(sync::Told::record).collect();
             line.send(&records, &mut sent).map_err(|error| refused(&error))?;
         }
     }

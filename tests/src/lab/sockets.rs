@@ -115,13 +115,22 @@ pub fn greeting(mut stream: &TcpStream) -> Result<Answer> {
 
 /// Sends one datagram from a socket and waits for the answer to it.
 pub fn ask_udp(from: &UdpSocket, to: impl Into<SocketAddr>) -> Result<Answer> {
+    ask_with(from, to, "who")
+}
+
+/// The same with a message of SIP, of the call with this Call-ID.
+pub fn ask_sip(from: &UdpSocket, to: impl Into<SocketAddr>, call: &str) -> Result<Answer> {
+    ask_with(from, to, &format!("INVITE sip:bob@example.com SIP/2.0\r\nCall-ID: {call}\r\n\r\n"))
+}
+
+fn ask_with(from: &UdpSocket, to: impl Into<SocketAddr>, message: &str) -> Result<Answer> {
     let to = to.into();
-    from.send_to(b"who", to)?;
+    from.send_to(message.as_bytes(), to)?;
     let mut buffer = [0; 1500];
     let (length, sender) = from.recv_from(&mut buffer).with_context(|| format!("no answer from {to}"))?;
     anyhow::ensure!(sender == to, "asked {to}, answered by {sender}");
     let text = std::str::from_utf8(&buffer[..length])?;
-    parse(text.strip_suffix("who").context("the datagram did not come back")?)
+    parse(text.strip_suffix(message).context("the datagram did not come back")?)
 }
 
 fn parse(line: &str) -> Result<Answer> {

@@ -8,9 +8,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use tests::lab::download::{Download, all_go_on, until};
+use tests::lab::namespace::Namespace;
 use tests::lab::pair::{Director, Pair, services};
 use tests::lab::sctp;
-use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
+use tests::lab::sockets::{Listener, ask_sip, ask_tcp, ask_udp, greeting};
 use tests::lab::{CLIENT, INTERFACES, VIP, VIP_IPV6};
 
 /// Seconds by which times may differ: packets that come late, as FINs that are sent again, move a time that is not told anew.
@@ -21,6 +22,8 @@ const TOLERANCE: u32 = 15;
 struct Traffic {
     downloads: Vec<Download>,
     associations: Vec<TcpStream>,
+    /// The servers of [`CALLS`].
+    called: Vec<String>,
     _servers: Vec<Listener>,
 }
 
@@ -28,11 +31,27 @@ struct Traffic {
 const MARK: u32 = 7;
 const MARKED: u16 = 83;
 
+/// Calls that are begun, and that go on with connections of their own once the other director has taken over.
+const CALLS: [&str; 3] = ["one@example.com", "two@example.com", "three@example.com"];
+
+/// The servers that answer what new ports send for the calls.
+fn call_all(client: &Namespace) -> Vec<String> {
+    let call = |id: &&str| {
+        let socket = client.bind(SocketAddr::new(CLIENT.into(), 0)).unwrap();
+        // Kernel IPVS tells a connection with its third packet.
+        let mut asked = (0..5).map(|_| ask_sip(&socket, (VIP, 5060), id).unwrap().server);
+        let server = asked.next().unwrap();
+        assert!(asked.all(|again| again == server));
+        server
+    };
+    CALLS.iter().map(call).collect()
+}
+
 /// Both directors, and the rules of all the services; what is not the XDP program's is kernel IPVS's.
 fn configured(pair: &Pair, directors: [Director<'_>; 2]) {
     for director in directors {
         pair.configure(director).unwrap();
-        let one = &pair.lab.servers[0];
+        let [one, two] = &pair.lab.servers[..] else { panic!("two servers") };
         for rule in [
             format!("-A -t {VIP}:82 -s rr"),
             format!("-a -t {VIP}:82 -r {}:82 -m", one.address),
@@ -44,6 +63,9 @@ fn configured(pair: &Pair, directors: [Director<'_>; 2]) {
             format!("-a --sctp-service {VIP}:9000 -r {}:9900 -m", one.address),
             format!("-A --sctp-service [{VIP_IPV6}]:9000 -s rr"),
             format!("-a --sctp-service [{VIP_IPV6}]:9000 -r [{}]:9900 -m", one.address_ipv6),
+            format!("-A -u {VIP}:5060 -s rr -p 600 --pe sip"),
+            format!("-a -u {VIP}:5060 -r {}:5060 -m", one.address),
+            format!("-a -u {VIP}:5060 -r {}:5060 -m", two.address),
             format!("-A -f {MARK} -s rr -p 600"),
             format!("-a -f {MARK} -r {}:{MARKED} -m", one.address),
         ] {
@@ -68,13 +90,19 @@ impl Traffic {
     fn start(pair: &Pair) -> Self {
         pair.serve();
         let server = &pair.lab.servers[0];
-        let servers = vec![
+        let mut servers = vec![
             Listener::tcp(server, 82).unwrap(),
             Listener::udp(server, SocketAddr::new(server.address.into(), 53)).unwrap(),
             Listener::tcp(server, MARKED).unwrap(),
             sctp::serve(server, (server.address, 9900)).unwrap(),
             sctp::serve(server, (server.address_ipv6, 9900)).unwrap(),
         ];
+        servers.extend(
+            pair.lab
+                .servers
+                .iter()
+                .map(|server| Listener::udp(server, SocketAddr::new(server.address.into(), 5060)).unwrap()),
+        );
         let twice = services().into_iter().chain(services());
         let downloads = twice.map(|service| Download::start(&pair.lab.client, service)).collect();
         for address in [IpAddr::from(VIP), VIP_IPV6.into()] {
@@ -91,7 +119,8 @@ impl Traffic {
         for _ in 0..5 {
             ask_udp(&socket, SocketAddr::new(VIP.into(), 53)).unwrap();
         }
-        let traffic = Self { downloads, associations, _servers: servers };
+        let called = call_all(&pair.lab.client);
+        let traffic = Self { downloads, associations, called, _servers: servers };
         traffic.goes_on();
         traffic
     }
@@ -105,6 +134,13 @@ impl Traffic {
         }
     }
 
+    /// The calls' next connections go where their first did. Without templates two rounds of an odd number would not.
+    fn calls_go_on(&self, pair: &Pair) {
+        for _ in 0..2 {
+            assert_eq!(call_all(&pair.lab.client), self.called);
+        }
+    }
+
     fn end(self) {
         self.downloads.into_iter().for_each(Download::end);
     }
@@ -112,7 +148,10 @@ impl Traffic {
 
 /// Waits until the backup lists what the master does; that each has the same time left, and the destinations the same counts.
 fn all_arrives(master: Director<'_>, backup: Director<'_>) {
-    let started = master.connections();
+    let all = master.connections();
+    let (calls, started): (Vec<_>, Vec<_>) = all.into_iter().partition(|line| line.contains(":5060 "));
+    // A connection each, and templates, which look alike for calls that have one server.
+    assert_eq!(calls.len(), CALLS.len() + 2, "{calls:#?}");
     let of = |word: &str| started.iter().filter(|line| line.contains(word)).count();
     assert_eq!((of("ESTABLISHED"), of("ASSURED"), of("UDP")), (10, 3, 1), "{started:#?}");
     assert_eq!((of(":82 "), of("SCTP"), of(&format!(":{MARKED} "))), (2, 2, 1), "{started:#?}");
@@ -167,6 +206,7 @@ fn kernel_ipvs_takes_over_from_an_xdp_master() {
     let before = second.in_packets();
     pair.fail_over().unwrap();
     traffic.goes_on();
+    traffic.calls_go_on(&pair);
     // The kernel brings the counters that it tells up to date every two seconds.
     until("the kernel's backup counts no packets", || second.in_packets() > before);
     traffic.end();
@@ -194,6 +234,7 @@ fn an_xdp_backup_takes_over_from_kernel_ipvs() {
     let before = second.in_packets();
     pair.fail_over().unwrap();
     traffic.goes_on();
+    traffic.calls_go_on(&pair);
     assert!(second.in_packets() > before);
     traffic.end();
 }

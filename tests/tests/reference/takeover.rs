@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use tests::lab::download::{Download, all_go_on, serve, until};
+use tests::lab::sockets::{Listener, ask_sip};
 use tests::lab::{CLIENT, CLIENT_IPV6, INTERFACES, Lab, VIP, VIP_IPV6};
 
 /// Seconds after which kernel IPVS forgets a connection that it sees no packets of.
@@ -160,4 +161,37 @@ fn downloads_run_on_while_the_director_changes_and_changes_back() {
     all_go_on(&downloads);
 
     downloads.into_iter().for_each(Download::end);
+}
+
+#[test]
+fn calls_stay_with_their_servers_while_the_director_changes_and_changes_back() {
+    let lab = Lab::new("calls", 2).unwrap();
+    let service = SocketAddr::new(VIP.into(), 5060);
+    lab.xipvs(&format!("--director kernel -A -u {service} -s rr -p 600 --pe sip")).unwrap();
+    let mut servers = Vec::new();
+    for server in &lab.servers {
+        let at = SocketAddr::new(server.address.into(), 5060);
+        servers.push(Listener::udp(server, at).unwrap());
+        lab.xipvs(&format!("--director kernel -a -u {service} -r {at} -m")).unwrap();
+    }
+    // Each time from another port. Without templates two rounds of an odd number would not go to the same servers.
+    let ask = |call: &str| {
+        let socket = lab.client.bind(SocketAddr::new(CLIENT.into(), 0)).unwrap();
+        ask_sip(&socket, service, call).unwrap().server
+    };
+    let round = |calls: &[&str]| calls.iter().map(|call| ask(call)).collect::<Vec<_>>();
+    let calls = ["one@example.com", "two@example.com", "three@example.com", "four@x", "five@x"];
+    let known = &calls[..3];
+    let called = round(known);
+    assert_ne!(called[0], called[1]);
+
+    lab.xipvs("mirror --from kernel").unwrap();
+    assert_eq!(lab.xipvs("adopt").unwrap(), "6 connections taken over, 0 known\n");
+    lab.attach().unwrap();
+    assert_eq!([round(known), round(known)], [called.clone(), called]);
+    // Of these the kernel is told by the hand-over alone.
+    let called = round(&calls);
+    assert_eq!(lab.xipvs("hand-over").unwrap(), "19 connections handed over\n");
+    lab.xipvs(&format!("detach {}", INTERFACES.join(" "))).unwrap();
+    assert_eq!([round(&calls), round(&calls)], [called.clone(), called]);
 }

@@ -14,6 +14,7 @@ use lb_common::persistence::{INVALID_PORT, template_protocol};
 use lb_common::protocol::{Protocol, state};
 use lb_common::service::{Service as ServiceRecord, flags};
 use lb_common::settings::Settings;
+use lb_common::sip::{self, CallId};
 use lb_common::sync::Record;
 use lb_common::sync::backup::{self, Accepted};
 use lb_common::tuple::{IPV6, Tuple, handle};
@@ -128,6 +129,8 @@ struct Foreign {
     flags: u8,
     /// Ticks that it has left.
     lifetime: u32,
+    /// The call that a template is for.
+    call: Option<CallId>,
 }
 
 impl Foreign {
@@ -137,10 +140,15 @@ impl Foreign {
         if is_template && told.virtual_port == INVALID_PORT {
             return Err(USELESS);
         }
-        if told.engine.is_some() {
+        let call = match &told.engine {
+            // What is no text was replaced in the listing, and is another Call-ID now.
+            Some((name, data)) if is_template && name == sip::NAME && !data.contains('\u{fffd}') => {
+                Some(CallId::of(data.as_bytes(), settings.seed).ok_or(OF_ENGINE)?)
+            }
             // Not its client's, which it would be taken for.
-            return Err(OF_ENGINE);
-        }
+            Some(_) => return Err(OF_ENGINE),
+            None => None,
+        };
         let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == told.protocol);
         let state = match (protocol, is_template) {
             (_, true) => template_state(&told.state),
@@ -161,6 +169,7 @@ impl Foreign {
             flags: inactive | connection::NO_OUTPUT,
             // The listing leaves out the part of the last second.
             lifetime: told.expires.saturating_add(1).saturating_mul(settings.ticks_per_second),
+            call,
         })
     }
 
@@ -171,6 +180,10 @@ impl Foreign {
         if is_template && told.virtual_port == INVALID_PORT {
             return Err(USELESS);
         }
+        let call = match told.engine_data {
+            Some(data) => Some(CallId::of(data, settings.seed).ok_or(OF_ENGINE)?),
+            None => None,
+        };
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         Ok(Self {
             protocol,
@@ -185,6 +198,7 @@ impl Foreign {
                 Some(seconds) => seconds.saturating_mul(settings.ticks_per_second),
                 None => settings.timeouts[usize::from(state)],
             },
+            call,
         })
     }
 }
@@ -198,8 +212,9 @@ fn adoption(
     policy: u8,
 ) -> std::result::Result<Adoption, Left> {
     let Foreign { protocol, is_template, client, virtual_end, state, .. } = *foreign;
-    let Place { service, is_persistent, id, method } = places.find(maps, foreign).ok_or(NO_DESTINATION)?;
-    if is_template && !is_persistent {
+    let Place { service, is_persistent, has_engine, id, method } =
+        places.find(maps, foreign).ok_or(NO_DESTINATION)?;
+    if is_template && (!is_persistent || has_engine != foreign.call.is_some()) {
         return Err(USELESS);
     }
     let family = if client.0.is_ipv6() { IPV6 } else { 0 };
@@ -210,7 +225,11 @@ fn adoption(
     if number == 0 {
         virtual_raw.0 = mark_in(virtual_end.0).to_be();
     }
-    let tuple = Tuple::from_raw(protocol, raw(client), virtual_raw);
+    let mut tuple = Tuple::from_raw(protocol, raw(client), virtual_raw);
+    if let Some(call) = &foreign.call {
+        tuple = sip::key(tuple, call.digest);
+        maps.remember_call(call);
+    }
     let unseen = if method == ForwardingMethod::Masquerade.number() { connection::NO_OUTPUT } else { 0 };
     let words = |address| zerocopy::transmute!(address_bytes(address));
     Ok(Adoption {
@@ -226,6 +245,7 @@ fn adoption(
         role: if is_template { TEMPLATE } else { CLIENT_SIDE },
         policy,
         reserved: 0,
+        call: foreign.call.map_or(0, |call| call.digest),
         beside: Addresses {
             source: words(client.0),
             destination: words(virtual_end.0),
@@ -261,6 +281,8 @@ struct Place {
     service: u32,
     /// Whether that one makes templates.
     is_persistent: bool,
+    /// Whether those are of calls.
+    has_engine: bool,
     id: DestinationId,
     /// The number of its forwarding method.
     method: u8,
@@ -313,7 +335,8 @@ impl Places {
                 .iter()
                 .filter(|(key, ..)| key.address == address)
                 .find(|(key, ..)| key.port == port || key.port == 0 || any_port)?;
-            Some(Place { service: *service, is_persistent, id: *id, method: *method })
+            let has_engine = record.engine != [0; 16];
+            Some(Place { service: *service, is_persistent, has_engine, id: *id, method: *method })
         })
     }
 }

@@ -59,7 +59,7 @@ pub struct Maps {
     addresses: Mapped<AddressSet>,
     index: HashMap<MapData, u64, u32>,
     index_ipv6: HashMap<MapData, [u8; size_of::<ServiceKeyIpv6>()], u32>,
-    calls: HashMap<MapData, u64, [u8; size_of::<CallId>()]>,
+    calls: RefCell<HashMap<MapData, u64, [u8; size_of::<CallId>()]>>,
     masquerading: RefCell<HashMap<MapData, KeyBytes, [u8; size_of::<Masquerading>()]>>,
 }
 
@@ -185,7 +185,9 @@ impl Maps {
                 .map_err(|error| unavailable("SERVICE_INDEX", &error))?,
             index_ipv6: HashMap::try_from(index("SERVICE_INDEX_IPV6")?)
                 .map_err(|error| unavailable("SERVICE_INDEX_IPV6", &error))?,
-            calls: HashMap::try_from(index("CALLS")?).map_err(|error| unavailable("CALLS", &error))?,
+            calls: RefCell::new(
+                HashMap::try_from(index("CALLS")?).map_err(|error| unavailable("CALLS", &error))?,
+            ),
             masquerading: HashMap::try_from(index("MASQUERADING")?)
                 .map_err(|error| unavailable("MASQUERADING", &error))?
                 .into(),
@@ -296,7 +298,13 @@ impl Maps {
 
     /// The Call-ID of a template by its number, unless too many others came after it.
     pub fn call_id(&self, call: u64) -> Option<CallId> {
-        self.calls.get(&call, 0).ok().map(|bytes| zerocopy::transmute!(bytes))
+        self.calls.borrow().get(&call, 0).ok().map(|bytes| zerocopy::transmute!(bytes))
+    }
+
+    /// Has a Call-ID be that of the templates with its number; one without its text works as well.
+    pub fn remember_call(&self, call: &CallId) {
+        let bytes: [u8; size_of::<CallId>()] = zerocopy::transmute!(*call);
+        let _ = self.calls.borrow_mut().insert(call.digest, bytes, 0);
     }
 
     /// What a destination has counted on all CPUs since its slot was taken.

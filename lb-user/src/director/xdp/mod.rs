@@ -132,7 +132,7 @@ impl Xdp {
     /// # Errors
     ///
     /// When the table cannot be read.
-    pub fn sync_records(&mut self) -> Result<(Vec<Record<'static>>, usize)> {
+    pub fn sync_records(&mut self) -> Result<(Vec<sync::Told>, usize)> {
         self.look(sync::records)
     }
 

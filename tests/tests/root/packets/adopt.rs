@@ -81,7 +81,7 @@ fn what_cannot_be_placed_is_left_and_named() {
     let mut fixture = Fixture::configured(RULES);
     // The service is not persistent; and one that the kernel has given up has these ports.
     let template = ConnectionReport { client_port: 0, ..listed(1, 1, 8080, "NONE") };
-    let engine = Some(("sip".to_owned(), "a@x".to_owned()));
+    let engine = Some(("other".to_owned(), "a@x".to_owned()));
     let of_call = ConnectionReport { engine, ..template.clone() };
     let given_up = ConnectionReport { virtual_port: 65535, destination_port: 65535, ..template.clone() };
     let connections = [
@@ -100,7 +100,7 @@ fn what_cannot_be_placed_is_left_and_named() {
         [
             ("in a state that is not known", 1),
             ("of a destination that is not in the table", 2),
-            ("of a persistence engine", 1),
+            ("of a persistence engine that is not known", 1),
             ("templates that serve no more", 2)
         ]
     );

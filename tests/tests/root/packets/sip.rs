@@ -2,8 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use lb_common::connection::Adopted;
 use lb_common::reason::Reason;
+use lb_common::sync::Record;
 use xipvs::director::Director;
+use xipvs::director::xdp::adopt::{Places, Policy};
+use xipvs::director::xdp::sync::Told;
 
 use super::fixture::{CLIENTS, Counted, Expected, Fixture, SERVERS, TO_CLIENT, client, server, to_server};
 use super::frame::{ACK, Frame, SYN};
@@ -139,4 +143,52 @@ fn templates_of_calls_end_and_make_way() {
     }
     assert!(fixture.director.maps().entries().unwrap().is_empty());
     assert_eq!(fixture.displaced(), 0);
+}
+
+#[test]
+fn calls_go_on_where_another_director_had_them() {
+    let mut fixture = Fixture::configured(RULES);
+    for (port, call) in [(40000, "one"), (40001, "two")] {
+        let frame = message(client(port), &format!("Call-ID: {call}@example.com"));
+        assert_eq!(fixture.send(CLIENTS, &frame.bytes()).reason, None);
+    }
+    let wanted = templates(&mut fixture);
+    let listed = fixture.director.connections().unwrap();
+    let (told, lost) = fixture.director.sync_records().unwrap();
+    assert_eq!((told.len(), listed.len(), lost), (4, 4, 0));
+    drop(fixture);
+
+    for is_listed in [false, true] {
+        let mut fixture = Fixture::configured(RULES);
+        if is_listed {
+            let takeover = fixture.director.adopt(&listed).unwrap();
+            assert_eq!((takeover.taken, takeover.left.len()), (4, 0), "{takeover:?}");
+        } else {
+            let records: Vec<Record<'_>> = told.iter().map(Told::record).collect();
+            for fate in [Adopted::Taken, Adopted::Renewed] {
+                let places = &mut Places::default();
+                let fates = fixture.director.adopt_records(places, &records, Policy::Renew).unwrap();
+                assert!(fates.iter().all(|its| *its == Ok(fate)), "{fates:?}");
+            }
+        }
+        assert_eq!(templates(&mut fixture), wanted);
+        // The first that nobody was told of begins the turn of destinations.
+        for (port, call, number) in
+            [(41000, "two", 1), (41001, "one", 2), (41002, "two", 1), (41003, "three", 2)]
+        {
+            let field = format!("Call-ID: {call}@example.com");
+            let frame = message(client(port), &field);
+            let (to, out) = match number {
+                1 => (server(1, 5080), frame.clone().destination(server(1, 5080)).sent(to_server(1))),
+                _ => (server(2, 5060), frame.clone().sent(to_server(2))),
+            };
+            fixture.expect(&field, CLIENTS, &frame, Expected::Redirect(out), &made(&frame, to));
+        }
+        // They belong to calls: a service without the engine has nothing of them.
+        fixture.ipvsadm("-E -u 192.168.1.100:5060 -s rr -p 300");
+        let frame = Frame::udp(client(41004), SIP);
+        assert_eq!(fixture.send(CLIENTS, &frame.bytes()).reason, None);
+        let without = |row: &String| row.ends_with("  ");
+        assert_eq!(templates(&mut fixture).iter().filter(|row| without(row)).count(), 1);
+    }
 }
