@@ -227,9 +227,16 @@ fn an_xdp_backup_takes_over_from_kernel_ipvs() {
 
     // Kernel IPVS can tell as it did long ago, of IPv4 alone.
     first.namespace.sysctl("net/ipv4/vs/sync_version", "0").unwrap();
-    traffic.downloads.push(Download::start(&pair.lab.client, services()[0]));
+    for service in [services()[2], services()[0]] {
+        traffic.downloads.push(Download::start(&pair.lab.client, service));
+    }
     traffic.goes_on();
-    until("version 0 is not understood", || second.connections() == first.connections());
+    until("version 0 is not understood", || second.connections().len() + 1 == first.connections().len());
+    let (told, all) = (second.connections(), first.connections());
+    let untold: Vec<&String> = all.iter().filter(|line| !told.contains(line)).collect();
+    assert!(untold.len() == 1 && untold[0].contains("[fd00:1::100]:80"), "{untold:?}");
+    first.namespace.sysctl("net/ipv4/vs/sync_version", "1").unwrap();
+    until("version 1 is not spoken again", || second.connections() == first.connections());
 
     let before = second.in_packets();
     pair.fail_over().unwrap();

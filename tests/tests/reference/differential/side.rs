@@ -245,11 +245,16 @@ impl Side {
                 tap.send(&packet::frame(link, &packet)).expect("the interface is up");
             }
         }
-        let outcome = Outcome {
-            clients: read(&self.clients),
-            servers: read(&self.servers),
-            director: self.own.as_ref().map(Own::received).unwrap_or_default(),
-        };
+        let mut outcome = Outcome::default();
+        self.hear(flow, event, &mut outcome);
+        Some(outcome)
+    }
+
+    /// Adds what has come of a packet by now.
+    pub fn hear(&mut self, flow: &Flow, event: &Event, outcome: &mut Outcome) {
+        outcome.clients.extend(read(&self.clients));
+        outcome.servers.extend(read(&self.servers));
+        outcome.director.extend(self.own.as_ref().map(Own::received).unwrap_or_default());
         let came = [&outcome.servers[..], &outcome.director[..]].concat();
         if let (false, What::Packet(_), [frame]) = (event.answer, event.what, &came[..]) {
             // What the server sees as its own is what it answers from.
@@ -257,7 +262,6 @@ impl Side {
             let serving = Serving { link: frame.to, from, to, packet: frame.packet.clone() };
             self.serving.insert(*flow, serving);
         }
-        Some(outcome)
     }
 
     /// The listings that have to be the same on both, without times.
