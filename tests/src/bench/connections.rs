@@ -23,8 +23,12 @@ use crate::lab::namespace::enter_namespace;
 const CONNECTIONS: u32 = 1000;
 /// Questions of a round on one connection.
 const QUESTIONS: u32 = 4000;
-/// The server's port.
-const PORT: u16 = 8080;
+/// The server's ports, one for each way: of two connections with one port of the client the answers would look alike if both
+/// ended at one port of the server.
+const FORWARDED: u16 = 8080;
+const ROUTED: u16 = 8081;
+const TRANSLATED: u16 = 8082;
+const BY_KERNEL: u16 = 8083;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -34,14 +38,18 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 254);
 /// Measures connections through each.
 pub fn measure(rounds: u32, record: &mut Record) -> Result<()> {
     wire()?;
-    enter_namespace(SINK, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).map(serve))??;
+    for port in [FORWARDED, ROUTED, TRANSLATED, BY_KERNEL] {
+        enter_namespace(SINK, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map(serve))??;
+    }
     let mut world = World::load(1 << 16)?;
-    let mut ways = vec![("kernel forwarding", SocketAddr::from((server(1), PORT)))];
-    for (name, method, port) in [("xipvs, DR", "-g", PORT), ("xipvs, NAT", "-m", 80)] {
-        ways.push((name, offer(&mut world.director, method, port)?));
+    let mut ways = vec![("kernel forwarding", SocketAddr::from((server(1), FORWARDED)))];
+    for (name, method, port, real) in
+        [("xipvs, DR", "-g", ROUTED, ROUTED), ("xipvs, NAT", "-m", 80, TRANSLATED)]
+    {
+        ways.push((name, offer(&mut world.director, method, port, real)?));
     }
     if let Ok(mut kernel) = Kernel::open() {
-        ways.push(("kernel IPVS, NAT", offer(&mut kernel, "-m", 90)?));
+        ways.push(("kernel IPVS, NAT", offer(&mut kernel, "-m", 90, BY_KERNEL)?));
     }
     for round in 1..=rounds {
         eprintln!("measuring connections, round {round}");
@@ -88,11 +96,11 @@ fn wire() -> Result<()> {
     ip(SINK, "route add default via 10.0.0.1")
 }
 
-/// Adds a service with the one server, and returns its address.
-fn offer(director: &mut dyn Director, method: &str, port: u16) -> Result<SocketAddr> {
+/// Adds a service with the one server, at its port `real`, and returns its address.
+fn offer(director: &mut dyn Director, method: &str, port: u16, real: u16) -> Result<SocketAddr> {
     let service = SocketAddr::from((VIP, port));
     ipvsadm(director, &format!("-A -t {service} -s wlc"))?;
-    ipvsadm(director, &format!("-a -t {service} -r {}:{PORT} {method}", server(1)))?;
+    ipvsadm(director, &format!("-a -t {service} -r {}:{real} {method}", server(1)))?;
     Ok(service)
 }
 
