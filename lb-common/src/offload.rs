@@ -5,11 +5,8 @@
 //! sees the packet alone.
 
 use crate::checksum::{Sum, udp};
-use crate::packet::{IPV4, IPV6};
+use crate::packet::{FRAGMENT_BITS, IPV4, IPV6};
 use crate::protocol::Protocol;
-
-/// The bits of IPv4's fragment field that only fragments have.
-const FRAGMENT: u16 = 0x3fff;
 
 /// A TCP segment or a UDP datagram, told by the IP header before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +26,7 @@ impl Segment {
     pub fn of_ipv4(header: &[u8; IPV4]) -> Option<Self> {
         let [first, _, high, low, _, _, fragment, offset, _, protocol, _, _, addresses @ ..] = *header;
         let bytes = u16::from(first & 15) * 4;
-        if first >> 4 != 4 || u16::from_be_bytes([fragment, offset]) & FRAGMENT != 0 {
+        if first >> 4 != 4 || u16::from_be_bytes([fragment, offset]) & FRAGMENT_BITS != 0 {
             return None;
         }
         let length = u16::from_be_bytes([high, low]).checked_sub(bytes)?;

@@ -16,6 +16,8 @@ pub const ETHERNET: usize = 14;
 pub const VLAN_TAG: usize = 4;
 /// Bytes of an IPv4 header without options.
 pub const IPV4: usize = 20;
+/// What only fragments have in IPv4's fragment field: "more fragments", or an offset; not "don't fragment" and the reserved bit.
+pub const FRAGMENT_BITS: u16 = 0x3fff;
 /// Bytes of an IPv6 header without extension headers.
 pub const IPV6: usize = 40;
 /// Bytes of a TCP header without options.
@@ -176,7 +178,7 @@ pub fn read_plain(frame: &(impl Frame + ?Sized)) -> Option<Packet> {
     // The link's protocol number, and behind it version and header length.
     const KIND: u32 = u32::from_ne_bytes([0x08, 0x00, 0x45, 0]);
     let kind = u32::from_ne_bytes(field(header, 12)) & u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
-    if kind != KIND || half(20) & 0x3fffu16.to_be() != 0 {
+    if kind != KIND || half(20) & FRAGMENT_BITS.to_be() != 0 {
         return None;
     }
     let length = u16::from_be(half(16));
@@ -232,8 +234,7 @@ pub(crate) fn ipv4<const FRAGMENTS: bool>(
     if header[0] >> 4 != 4 || header_length < IPV4 {
         return Err(Reason::Malformed);
     }
-    // "More fragments", or an offset: all but the "don't fragment" and the reserved bit.
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
+    let fragment = u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_BITS;
     if !FRAGMENTS && fragment != 0 {
         return Err(Reason::Fragment);
     }

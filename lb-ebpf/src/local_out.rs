@@ -184,20 +184,17 @@ fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdic
         Err(NoHop::Refused(reason)) => return Err(reason),
     };
     // What stays here makes no hop.
-    let goes_on = way.is_some();
-    if goes_on && packet.time_to_live <= 1 {
+    if way.is_some() && packet.time_to_live <= 1 {
         return Err(Reason::TimeExceeded);
     }
     if entry.has_twin() {
         translate::<IPV6>(context, packet, entry, addresses, End::Destination)?;
     }
-    if goes_on {
-        take_hop::<IPV6>(context, packet)?;
-    }
     let Some(way) = way else {
         // Already on its way to the director itself, or to be turned back.
         return Ok(if interface == LOOPBACK { Verdict::GoOut } else { Verdict::ComeIn });
     };
+    take_hop::<IPV6>(context, packet)?;
     Ok(Verdict::Redirect(way.ifindex))
 }
 
