@@ -3,14 +3,14 @@
 //! A TCP server greets every connection with one line, `NAME CLIENT:PORT`, and then sends back what it gets until the
 //! client has finished. A UDP server answers every datagram with that line and the datagram.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Server;
@@ -111,6 +111,21 @@ pub fn greeting(mut stream: &TcpStream) -> Result<Answer> {
     let mut reader = BufReader::with_capacity(1, &mut stream);
     reader.read_until(b'\n', &mut line)?;
     parse(&String::from_utf8(line)?)
+}
+
+/// Has an echo of so many bytes.
+pub fn sends_much(from: &Namespace, to: SocketAddr, bytes: u32) -> Result<()> {
+    let mut stream = from.connect(to)?;
+    greeting(&stream)?;
+    let data: Vec<u8> = (0..bytes).map(|number| (number / 7) as u8).collect();
+    let mut writer = stream.try_clone()?;
+    let sent = data.clone();
+    let sender = thread::spawn(move || writer.write_all(&sent));
+    let mut back = vec![0; data.len()];
+    stream.read_exact(&mut back)?;
+    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    ensure!(back == data, "what came back is not what was sent");
+    Ok(())
 }
 
 /// Sends one datagram from a socket and waits for the answer to it.

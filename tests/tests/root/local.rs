@@ -1,16 +1,17 @@
 //! What the director itself sends: answers of services whose real server is the director, and connections to virtual addresses.
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::lab::namespace::Namespace;
-use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
+use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting, sends_much};
 use tests::lab::{CLIENT, CLIENT_IPV6, DIRECTOR_CLIENTS, DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6};
 
 const REQUESTS: u64 = 100;
+/// Bytes of an echo: many times what is on the way at once.
+const MUCH: u32 = 4_000_000;
 
 /// The director's address on the servers' side.
 const DIRECTOR_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
@@ -37,21 +38,6 @@ fn connections(lab: &Lab, service: &str) -> Result<(u64, u64)> {
     let line = listing.lines().find(|line| line.starts_with("  -> ") && !line.contains("Remote"));
     let words: Vec<&str> = line.context("no destination")?.split_whitespace().collect();
     Ok((words[4].parse()?, words[5].parse()?))
-}
-
-/// Has an echo of four million bytes.
-fn sends_much(from: &Namespace, to: SocketAddr) -> Result<()> {
-    let mut stream = from.connect(to)?;
-    greeting(&stream)?;
-    let data: Vec<u8> = (0..4_000_000_u32).map(|number| (number / 7) as u8).collect();
-    let mut writer = stream.try_clone()?;
-    let sent = data.clone();
-    let sender = thread::spawn(move || writer.write_all(&sent));
-    let mut back = vec![0; data.len()];
-    stream.read_exact(&mut back)?;
-    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-    ensure!(back == data, "what came back is not what was sent");
-    Ok(())
 }
 
 /// Asks a service whose destination is the director: what client and server send is counted, and states follow it.
@@ -91,7 +77,7 @@ fn tcp_service(method: &str, port: u16) -> Result<()> {
         let after = segments(&lab.client)?;
         let counted = counted(&lab, &service)?;
         assert_eq!(counted[..3], [REQUESTS, after.1 - before.1, after.0 - before.0], "{to} {method}");
-        sends_much(&lab.client, to)?;
+        sends_much(&lab.client, to, MUCH)?;
     }
     Ok(())
 }
@@ -201,7 +187,7 @@ fn the_director_itself_is_a_client_of_a_virtual_address_of_its_own() -> Result<(
         let after = segments(&lab.director)?;
         let service = format!("-t {to}");
         assert_eq!(sums(&lab, &service)?, [REQUESTS, after.1 - before.1, after.0 - before.0], "{to}");
-        sends_much(&lab.director, to)?;
+        sends_much(&lab.director, to, MUCH)?;
     }
     Ok(())
 }
@@ -263,7 +249,7 @@ fn the_director_itself_is_client_and_server() -> Result<()> {
             let [connections, received, sent] = sums(&lab, &format!("-t {to}"))?;
             // Both sides' segments are the director's.
             assert_eq!((connections, received + sent), (REQUESTS, after.1 - before.1), "{to} {method}");
-            sends_much(&lab.director, to).with_context(|| format!("{to} {method}"))?;
+            sends_much(&lab.director, to, MUCH).with_context(|| format!("{to} {method}"))?;
         }
     }
     Ok(())
@@ -296,7 +282,7 @@ fn a_virtual_address_that_the_director_only_has_a_route_to_is_balanced_for_itsel
         let after = segments(&lab.director)?;
         let service = format!("-t {to}");
         assert_eq!(sums(&lab, &service)?, [REQUESTS, after.1 - before.1, after.0 - before.0], "{to}");
-        sends_much(&lab.director, to)?;
+        sends_much(&lab.director, to, MUCH)?;
 
         // And to itself.
         let to = SocketAddr::new(vip, 82);

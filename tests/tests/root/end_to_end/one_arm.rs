@@ -5,14 +5,11 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use tests::lab::sockets::{Listener, ask_tcp, ask_udp};
+use tests::lab::sockets::Listener;
 use tests::lab::{CLIENT_SERVERS, DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6};
 
-use super::traffic::{counted, is_told_of_ways, sends_much};
+use super::traffic::{REQUESTS, counted, is_told_of_ways, use_service};
 use super::tunnel_ends::TunnelEnds;
-
-/// Requests of each kind.
-const REQUESTS: usize = 3;
 
 /// Services of both families by direct routing and through a tunnel; and one without servers, of which clients are told.
 fn use_all(lab: &Lab) -> Result<()> {
@@ -23,26 +20,10 @@ fn use_all(lab: &Lab) -> Result<()> {
         (VIP_IPV6.into(), client_ipv6, server.address_ipv6.into()),
     ] {
         let (to, real) = (SocketAddr::new(vip, 80), SocketAddr::new(real, 80));
-        let datagrams = lab.client.bind((client, 0))?;
         for method in ["-g", "-i"] {
-            for protocol in ["-t", "-u"] {
-                lab.xipvs(&format!("-A {protocol} {to} -s rr"))?;
-                lab.xipvs(&format!("-a {protocol} {to} -r {real} {method}"))?;
-            }
-            let asked = (|| -> Result<()> {
-                for _ in 0..REQUESTS {
-                    ensure!(ask_tcp(&lab.client, to)?.client.ip() == client, "another client");
-                    ensure!(ask_udp(&datagrams, to)?.client.ip() == client, "another client");
-                }
-                sends_much(&lab.client, to)
-            })();
-            asked.with_context(|| format!("{to} {method}\n{}", lab.xipvs("status").unwrap_or_default()))?;
-            for protocol in ["-t", "-u"] {
-                lab.xipvs(&format!("-D {protocol} {to}"))?;
-            }
+            use_service(lab, client, to, real, method)?;
         }
         lab.xipvs(&format!("-A -u {to} -s rr"))?;
-        // Another socket, as the first one's connection is there still.
         let stranger = lab.client.bind((client, 0))?;
         stranger.connect(to)?;
         stranger.send(b"who")?;

@@ -1,13 +1,10 @@
 //! What several tests have clients do, and what they look at then.
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use aya::util::KernelVersion;
-use tests::lab::namespace::Namespace;
-use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting};
+use tests::lab::sockets::{Listener, ask_tcp, ask_udp, sends_much};
 use tests::lab::{CLIENT, CLIENT_IPV6, Lab, Server, VIP, VIP_IPV6};
 
 use super::tunnel_ends::{GUE_PORT, TunnelEnds};
@@ -50,18 +47,32 @@ pub fn counted(lab: &Lab, reason: &str) -> Result<u64> {
     Ok(line.with_context(|| status.clone())?.split_whitespace().nth(1).context("no number")?.parse()?)
 }
 
-/// Has an echo of 300,000 bytes.
-pub fn sends_much(from: &Namespace, to: SocketAddr) -> Result<()> {
-    let mut stream = from.connect(to)?;
-    greeting(&stream)?;
-    let data: Vec<u8> = (0..300_000_u32).map(|number| (number / 7) as u8).collect();
-    let mut writer = stream.try_clone()?;
-    let sent = data.clone();
-    let sender = thread::spawn(move || writer.write_all(&sent));
-    let mut back = vec![0; data.len()];
-    stream.read_exact(&mut back)?;
-    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-    ensure!(back == data, "what came back is not what was sent");
+/// Has a service of a virtual address with one destination, over TCP and over UDP, and looks that the client is served.
+pub fn use_service(
+    lab: &Lab,
+    client: IpAddr,
+    to: SocketAddr,
+    destination: SocketAddr,
+    method: &str,
+) -> Result<()> {
+    for protocol in ["-t", "-u"] {
+        lab.xipvs(&format!("-A {protocol} {to} -s rr"))?;
+        lab.xipvs(&format!("-a {protocol} {to} -r {destination} {method}"))?;
+    }
+    let asked = (|| -> Result<()> {
+        let datagrams = lab.client.bind((client, 0))?;
+        for _ in 0..REQUESTS {
+            ensure!(ask_tcp(&lab.client, to)?.client.ip() == client, "another client");
+            ensure!(ask_udp(&datagrams, to)?.client.ip() == client, "another client");
+        }
+        sends_much(&lab.client, to, 300_000)
+    })();
+    asked.with_context(|| {
+        format!("{to} {method} {destination}\n{}", lab.xipvs("status").unwrap_or_default())
+    })?;
+    for protocol in ["-t", "-u"] {
+        lab.xipvs(&format!("-D {protocol} {to}"))?;
+    }
     Ok(())
 }
 
@@ -84,25 +95,7 @@ pub fn use_all(lab: &Lab) -> Result<()> {
         let client: IpAddr = if vip.is_ipv4() { CLIENT.into() } else { CLIENT_IPV6.into() };
         let port = if method == "-m" { 8080 } else { 80 };
         let to = SocketAddr::new(vip, 80);
-        let destination = SocketAddr::new(destination, port);
-        for protocol in ["-t", "-u"] {
-            lab.xipvs(&format!("-A {protocol} {to} -s rr"))?;
-            lab.xipvs(&format!("-a {protocol} {to} -r {destination} {method}"))?;
-        }
-        let asked = (|| -> Result<()> {
-            let datagrams = lab.client.bind((client, 0))?;
-            for _ in 0..REQUESTS {
-                ensure!(ask_tcp(&lab.client, to)?.client.ip() == client, "another client");
-                ensure!(ask_udp(&datagrams, to)?.client.ip() == client, "another client");
-            }
-            sends_much(&lab.client, to)
-        })();
-        asked.with_context(|| {
-            format!("{to} {method} {destination}\n{}", lab.xipvs("status").unwrap_or_default())
-        })?;
-        for protocol in ["-t", "-u"] {
-            lab.xipvs(&format!("-D {protocol} {to}"))?;
-        }
+        use_service(lab, client, to, SocketAddr::new(destination, port), method)?;
     }
     ensure!(counted(lab, "not-redirected")? == 0, "{}", lab.xipvs("status")?);
     Ok(())
