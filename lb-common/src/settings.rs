@@ -8,7 +8,7 @@ use crate::protocol::state;
 use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
-pub const LAYOUT: u32 = 10;
+pub const LAYOUT: u32 = 11;
 
 /// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
 #[doc(alias = "ftpsvc_counter")]
@@ -153,7 +153,8 @@ impl Settings {
     }
 }
 
-/// Slots of the program array: what the packet program goes on in.
+/// Slots of the program arrays: what the packet program goes on in. Packets of the director itself have an array of their own,
+/// where a slot has what does the same for them: `xipvs_out_open` where the other has `xipvs_open`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Program {
@@ -196,7 +197,7 @@ pub enum Program {
 }
 
 impl Program {
-    /// Slots in the program array.
+    /// Slots in a program array.
     pub const COUNT: usize = 18;
 
     /// What does for IPv6 what this one does for IPv4.

@@ -19,6 +19,7 @@ use lb_common::forward::End;
 use lb_common::packet::{self, Family, Packet};
 use lb_common::protocol::Protocol;
 use lb_common::reason::{Fate, Reason};
+use lb_common::settings::Program;
 
 use crate::forward::{self, NoHop};
 use crate::machine::opaque;
@@ -35,7 +36,12 @@ pub enum Verdict {
     Redirect(u32),
     /// Nothing: it comes in, as if from outside.
     ComeIn,
+    /// Another program decides.
+    GoOn(Program),
 }
+
+/// Lets those behind decide: not the same as `TC_ACT_OK`.
+const ON: i32 = TC_ACT_UNSPEC;
 
 /// `lo`, in every namespace.
 const LOOPBACK: u32 = 1;
@@ -44,25 +50,28 @@ const LOOPBACK: u32 = 1;
 ///
 /// Reasons to leave a packet alone are not counted, as nearly all that a machine sends has one; but for that of its own.
 #[inline(always)]
-pub fn act(context: &TcContext, outcome: Result<Verdict, Reason>) -> i32 {
-    match outcome {
+pub fn act<const IPV6: bool>(context: &TcContext, outcome: Result<Verdict, Reason>) -> i32 {
+    let reason = match outcome {
+        Ok(Verdict::GoOn(program)) => {
+            maps::own_goes_on(context, if IPV6 { program.for_ipv6() } else { program });
+            // Still here, so that the program is not where it must be.
+            Reason::Internal
+        }
         Ok(verdict) => {
             set_handled(context);
-            match verdict {
-                Verdict::GoOut => {}
-                Verdict::Redirect(interface) => return redirect(interface),
-                Verdict::ComeIn => return come_in(context),
-            }
+            return match verdict {
+                Verdict::Redirect(interface) => redirect(interface),
+                Verdict::ComeIn => come_in(context),
+                Verdict::GoOut | Verdict::GoOn(_) => ON,
+            };
         }
-        Err(reason) if reason.fate() == Fate::Drop => {
-            maps::count(reason);
-            return TC_ACT_SHOT;
-        }
-        Err(reason @ Reason::OwnLeftAlone) => maps::count(reason),
-        Err(_) => {}
+        Err(reason) => reason,
+    };
+    let is_dropped = reason.fate() == Fate::Drop;
+    if is_dropped || reason == Reason::OwnLeftAlone {
+        maps::count(reason);
     }
-    // Let those behind decide: not the same as `TC_ACT_OK`.
-    TC_ACT_UNSPEC
+    if is_dropped { TC_ACT_SHOT } else { ON }
 }
 
 /// Sends a packet out of an interface to the neighbour that the last route lookup led to.
@@ -124,7 +133,16 @@ pub fn see<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
     }
     let scratch = maps::scratch()?;
     scratch.client_addresses = scratch.server_addresses;
-    open::own::<IPV6>(settings, &packet, now)?;
+    Ok(Verdict::GoOn(Program::Open))
+}
+
+/// Makes a connection for a packet of the director itself, if a service takes it, and sends the packet on. It is in the scratch
+/// room, where [`see`] has left it and its addresses.
+#[inline(always)]
+pub fn open<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
+    let (settings, scratch) = (maps::settings(), maps::scratch()?);
+    let packet = scratch.kept::<IPV6>();
+    open::own::<IPV6>(settings, &packet, clock::now(settings))?;
     send::<IPV6>(context, &packet)
 }
 

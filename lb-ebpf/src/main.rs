@@ -167,13 +167,25 @@ pub fn xipvs_in(context: TcContext) -> i32 {
 /// Sees packets of the director itself on their way out of an interface.
 #[classifier]
 pub fn xipvs_out(context: TcContext) -> i32 {
-    local_out::act(&context, local_out::see::<false>(&context))
+    local_out::act::<false>(&context, local_out::see::<false>(&context))
 }
 
 /// [`xipvs_out`] for IPv6.
 #[classifier]
 pub fn xipvs_ipv6_out(context: TcContext) -> i32 {
-    local_out::act(&context, local_out::see::<true>(&context))
+    local_out::act::<true>(&context, local_out::see::<true>(&context))
+}
+
+/// Makes a connection of the director itself and sends its first packet on.
+#[classifier]
+pub fn xipvs_out_open(context: TcContext) -> i32 {
+    local_out::act::<false>(&context, local_out::open::<false>(&context))
+}
+
+/// [`xipvs_out_open`] for IPv6.
+#[classifier]
+pub fn xipvs_ipv6_out_open(context: TcContext) -> i32 {
+    local_out::act::<true>(&context, local_out::open::<true>(&context))
 }
 
 /// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.

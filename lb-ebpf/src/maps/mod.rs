@@ -14,7 +14,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup, bpf_
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::checksum::Sum;
 use lb_common::connection::{AddressSet, Addresses, Entry, Set, holds};
 use lb_common::destination::{CounterLine, Destination, DestinationId, DestinationKey, Masquerading};
@@ -170,7 +170,11 @@ static WAYS_OUT: HashMap<u32, WayOut, 4096> = HashMap::new();
 
 /// The programs that the packet program goes on in.
 #[btf_map]
-pub static PROGRAMS: ProgramArray<{ Program::COUNT }> = ProgramArray::new();
+static PROGRAMS: ProgramArray<{ Program::COUNT }> = ProgramArray::new();
+
+/// The same for packets of the director itself, which classifiers see: an array has programs of one kind.
+#[btf_map]
+static OWN_PROGRAMS: ProgramArray<{ Program::COUNT }> = ProgramArray::new();
 
 /// Room for what does not fit the stack.
 #[btf_map]
@@ -471,6 +475,13 @@ pub fn count_at(place: usize) {
 pub fn go_on(context: &XdpContext, program: Program) {
     // SAFETY: nothing of this program's stack is used by the other.
     unsafe { PROGRAMS.tail_call(context, program as u32) };
+}
+
+/// [`go_on`], with a packet of the director itself.
+#[inline(always)]
+pub fn own_goes_on(context: &TcContext, program: Program) {
+    // SAFETY: as above.
+    unsafe { OWN_PROGRAMS.tail_call(context, program as u32) };
 }
 
 #[inline(always)]

@@ -55,6 +55,9 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Ipv6Sip, "xipvs_ipv6_sip"),
     (Program::Entry, ENTRY),
 ];
+/// What packets of the director itself go on in.
+const OWN_CONTINUATIONS: [(Program, &str); 2] =
+    [(Program::Open, "xipvs_out_open"), (Program::Ipv6Open, "xipvs_ipv6_out_open")];
 /// The map whose presence says that all is there.
 const LAST: &str = SETTINGS;
 /// The map of the settings.
@@ -301,12 +304,19 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
 
 /// Tells the programs where they go on.
 fn connect(ebpf: &mut Ebpf) -> Result<()> {
-    let no_slots = |error: &dyn std::fmt::Display| failed("PROGRAMS", error);
-    let map: Map = ebpf.take_map("PROGRAMS").ok_or_else(|| no_slots(&"no such map"))?;
+    fill(ebpf, "PROGRAMS", &CONTINUATIONS)?;
+    fill(ebpf, "OWN_PROGRAMS", &OWN_CONTINUATIONS)
+}
+
+/// Puts programs into the slots of an array.
+fn fill(ebpf: &mut Ebpf, array: &str, programs: &[(Program, &str)]) -> Result<()> {
+    let no_slots = |error: &dyn std::fmt::Display| failed(array, error);
+    let map: Map = ebpf.take_map(array).ok_or_else(|| no_slots(&"no such map"))?;
     let mut slots = ProgramArray::try_from(map).map_err(|error| no_slots(&error))?;
-    for (slot, name) in CONTINUATIONS {
-        let program = program(ebpf, name)?.fd().map_err(|error| failed(name, error))?;
-        slots.set(slot as u32, program, 0).map_err(|error| no_slots(&error))?;
+    for (slot, name) in programs {
+        let program = ebpf.program(name).ok_or_else(|| failed(name, "no such program"))?;
+        let program = program.fd().map_err(|error| failed(name, error))?;
+        slots.set(*slot as u32, program, 0).map_err(|error| no_slots(&error))?;
     }
     Ok(())
 }
