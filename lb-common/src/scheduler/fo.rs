@@ -2,40 +2,21 @@
 //!
 //! IPVS counterpart: `ip_vs_fo.c`.
 
-use super::search::Heaviest;
-use super::{Candidate, Cursor, Search};
+use super::Candidate;
+use super::search::{Best, Rule};
 
-/// The greatest weight; on a tie the newest destination.
+/// The search of this scheduler.
 #[doc(alias = "ip_vs_fo_schedule")]
+pub type WeightedFailOver = Best<Weight>;
+
+/// The greatest weight.
 #[derive(Debug, Clone, Copy)]
-pub struct WeightedFailOver(Heaviest);
+pub enum Weight {}
 
-impl WeightedFailOver {
-    /// A search; there is no state.
+impl Rule for Weight {
     #[inline(always)]
-    pub const fn new() -> Self {
-        Self(Heaviest::nobody())
-    }
-}
-
-impl Default for WeightedFailOver {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Search for WeightedFailOver {
-    #[inline(always)]
-    fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
-        if candidate.usable() {
-            self.0.challenge(position, candidate.weight);
-        }
-        false
-    }
-
-    #[inline(always)]
-    fn finish(&self) -> (Option<u32>, Cursor) {
-        (self.0.position(), Cursor::START)
+    fn rate(candidate: &Candidate) -> Option<(u32, u32)> {
+        candidate.usable().then_some((1, candidate.weight))
     }
 }
 

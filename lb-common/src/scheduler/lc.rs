@@ -2,40 +2,21 @@
 //!
 //! IPVS counterpart: `ip_vs_lc.c`.
 
-use super::search::Champion;
-use super::{Candidate, Cursor, Search};
+use super::Candidate;
+use super::search::{Best, Rule};
 
-/// The smallest [`Candidate::cost`]; on a tie the newest destination.
+/// The search of this scheduler.
 #[doc(alias = "ip_vs_lc_schedule")]
+pub type LeastConnections = Best<Cheapest>;
+
+/// The smallest [`Candidate::cost`], whatever the weight.
 #[derive(Debug, Clone, Copy)]
-pub struct LeastConnections(Champion);
+pub enum Cheapest {}
 
-impl LeastConnections {
-    /// A search; there is no state.
+impl Rule for Cheapest {
     #[inline(always)]
-    pub const fn new() -> Self {
-        Self(Champion::nobody())
-    }
-}
-
-impl Default for LeastConnections {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Search for LeastConnections {
-    #[inline(always)]
-    fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
-        if candidate.usable() {
-            self.0.challenge(position, candidate.cost(), 1);
-        }
-        false
-    }
-
-    #[inline(always)]
-    fn finish(&self) -> (Option<u32>, Cursor) {
-        (self.0.position(), Cursor::START)
+    fn rate(candidate: &Candidate) -> Option<(u32, u32)> {
+        candidate.usable().then(|| (candidate.cost(), 1))
     }
 }
 

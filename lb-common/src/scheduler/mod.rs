@@ -29,7 +29,7 @@ pub mod twos;
 pub mod wlc;
 pub mod wrr;
 
-pub use search::{Candidate, Cursor, MAX_PASSES, Search, run};
+pub use search::{Best, Candidate, Cursor, MAX_PASSES, Rule, Search, run};
 
 /// A scheduler that IPVS has, by its module's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,41 +4,22 @@
 //! The test is "more than", so that a destination gets one connection more than it weighs. UDP
 //! connections are never active and never overflow. IPVS counterpart: `ip_vs_ovf.c`.
 
-use super::search::Heaviest;
-use super::{Candidate, Cursor, Search};
+use super::Candidate;
+use super::search::{Best, Rule};
 
-/// The greatest weight among those whose active connections do not exceed it; on a tie the newest
-/// destination.
+/// The search of this scheduler.
 #[doc(alias = "ip_vs_ovf_schedule")]
+pub type WeightedOverflow = Best<Spare>;
+
+/// The greatest weight among those whose active connections do not exceed it.
 #[derive(Debug, Clone, Copy)]
-pub struct WeightedOverflow(Heaviest);
+pub enum Spare {}
 
-impl WeightedOverflow {
-    /// A search; there is no state.
+impl Rule for Spare {
     #[inline(always)]
-    pub const fn new() -> Self {
-        Self(Heaviest::nobody())
-    }
-}
-
-impl Default for WeightedOverflow {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Search for WeightedOverflow {
-    #[inline(always)]
-    fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
-        if candidate.usable() && candidate.active <= candidate.weight {
-            self.0.challenge(position, candidate.weight);
-        }
-        false
-    }
-
-    #[inline(always)]
-    fn finish(&self) -> (Option<u32>, Cursor) {
-        (self.0.position(), Cursor::START)
+    fn rate(candidate: &Candidate) -> Option<(u32, u32)> {
+        let has_room = candidate.usable() && candidate.active <= candidate.weight;
+        has_room.then_some((1, candidate.weight))
     }
 }
 

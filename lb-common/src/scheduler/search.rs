@@ -5,6 +5,8 @@
 //! List order is IPVS's: the newest destination is at position 0. IPVS counterpart: the
 //! `list_for_each_entry_rcu` loop in each `ip_vs_<name>_schedule`, and `svc->sched_data`.
 
+use core::marker::PhantomData;
+
 /// Most passes that any search here asks for; a driver stops after this many.
 pub const MAX_PASSES: u32 = 2;
 
@@ -153,7 +155,7 @@ pub fn run<S: Search>(mut search: S, candidates: &[Candidate]) -> (Option<u32>, 
     search.finish()
 }
 
-/// The best candidate so far, for the searches that compare each destination with a champion.
+/// The best candidate so far.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Champion {
     position: u32,
@@ -186,32 +188,46 @@ impl Champion {
     }
 }
 
-/// The heaviest candidate so far, for the searches that go by weight alone.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Heaviest {
-    position: u32,
-    weight: u32,
+/// What a scheduler goes by that takes the best of all.
+pub trait Rule: Copy {
+    /// What a candidate costs, and the weight that this is for: the least cost for its weight wins, and on a tie the newest
+    /// destination. `None` if it cannot be chosen.
+    fn rate(candidate: &Candidate) -> Option<(u32, u32)>;
 }
 
-impl Heaviest {
-    /// Nobody yet.
-    #[inline(always)]
-    pub(super) const fn nobody() -> Self {
-        Self { position: 0, weight: 0 }
-    }
+/// The search for the best of all by a rule. It has no state.
+#[derive(Debug, Clone, Copy)]
+pub struct Best<R> {
+    champion: Champion,
+    rule: PhantomData<R>,
+}
 
-    /// Takes the candidate if it weighs more than the one so far. A tie keeps that, the newer destination.
+impl<R: Rule> Best<R> {
+    /// A search that has seen nobody yet.
     #[inline(always)]
-    pub(super) fn challenge(&mut self, position: u32, weight: u32) {
-        if weight > self.weight {
-            *self = Self { position, weight };
+    pub const fn new() -> Self {
+        Self { champion: Champion::nobody(), rule: PhantomData }
+    }
+}
+
+impl<R: Rule> Default for Best<R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<R: Rule> Search for Best<R> {
+    #[inline(always)]
+    fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
+        if let Some((cost, weight)) = R::rate(candidate) {
+            self.champion.challenge(position, cost, weight);
         }
+        false
     }
 
-    /// Its position.
     #[inline(always)]
-    pub(super) const fn position(&self) -> Option<u32> {
-        if self.weight == 0 { None } else { Some(self.position) }
+    fn finish(&self) -> (Option<u32>, Cursor) {
+        (self.champion.position(), Cursor::START)
     }
 }
 

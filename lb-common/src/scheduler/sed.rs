@@ -4,27 +4,16 @@
 //! UDP connections are never active, so that for them the heaviest destination always wins.
 //! IPVS counterpart: `ip_vs_sed.c`.
 
-use super::search::Champion;
-use super::{Candidate, Cursor, Search};
+use super::Candidate;
+use super::search::{Best, Rule};
 
-/// The smallest number of active connections, plus one, divided by weight; on a tie the newest destination.
+/// The search of this scheduler.
 #[doc(alias = "ip_vs_sed_schedule")]
+pub type ShortestExpectedDelay = Best<Delay>;
+
+/// The smallest number of active connections, plus one, divided by weight.
 #[derive(Debug, Clone, Copy)]
-pub struct ShortestExpectedDelay(Champion);
-
-impl ShortestExpectedDelay {
-    /// A search; there is no state.
-    #[inline(always)]
-    pub const fn new() -> Self {
-        Self(Champion::nobody())
-    }
-}
-
-impl Default for ShortestExpectedDelay {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+pub enum Delay {}
 
 /// What an active connection more would cost.
 #[doc(alias = "ip_vs_sed_dest_overhead")]
@@ -33,18 +22,10 @@ pub(super) const fn cost(candidate: &Candidate) -> u32 {
     candidate.active.saturating_add(1)
 }
 
-impl Search for ShortestExpectedDelay {
+impl Rule for Delay {
     #[inline(always)]
-    fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
-        if candidate.usable() {
-            self.0.challenge(position, cost(candidate), candidate.weight);
-        }
-        false
-    }
-
-    #[inline(always)]
-    fn finish(&self) -> (Option<u32>, Cursor) {
-        (self.0.position(), Cursor::START)
+    fn rate(candidate: &Candidate) -> Option<(u32, u32)> {
+        candidate.usable().then(|| (cost(candidate), candidate.weight))
     }
 }
 

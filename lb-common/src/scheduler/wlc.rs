@@ -2,40 +2,21 @@
 //!
 //! IPVS counterpart: `ip_vs_wlc.c`.
 
-use super::search::Champion;
-use super::{Candidate, Cursor, Search};
+use super::Candidate;
+use super::search::{Best, Rule};
 
-/// The smallest [`Candidate::cost`] divided by weight; on a tie the newest destination.
+/// The search of this scheduler.
 #[doc(alias = "ip_vs_wlc_schedule")]
+pub type WeightedLeastConnections = Best<CheapestByWeight>;
+
+/// The smallest [`Candidate::cost`] divided by weight.
 #[derive(Debug, Clone, Copy)]
-pub struct WeightedLeastConnections(Champion);
+pub enum CheapestByWeight {}
 
-impl WeightedLeastConnections {
-    /// A search; there is no state.
+impl Rule for CheapestByWeight {
     #[inline(always)]
-    pub const fn new() -> Self {
-        Self(Champion::nobody())
-    }
-}
-
-impl Default for WeightedLeastConnections {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Search for WeightedLeastConnections {
-    #[inline(always)]
-    fn consider(&mut self, position: u32, candidate: &Candidate) -> bool {
-        if candidate.usable() {
-            self.0.challenge(position, candidate.cost(), candidate.weight);
-        }
-        false
-    }
-
-    #[inline(always)]
-    fn finish(&self) -> (Option<u32>, Cursor) {
-        (self.0.position(), Cursor::START)
+    fn rate(candidate: &Candidate) -> Option<(u32, u32)> {
+        candidate.usable().then(|| (candidate.cost(), candidate.weight))
     }
 }
 
