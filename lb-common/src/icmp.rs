@@ -6,15 +6,13 @@
 
 use crate::checksum::{Delta, Sum};
 use crate::forward::End;
-use crate::packet::{self, Frame, IPV4, IPV6, KEY_EXCHANGE, MAX_TRANSPORT, field, is_ipsec};
+use crate::packet::{
+    self, Frame, ICMP_NUMBER, ICMPV6_NUMBER, IPV4, IPV6, KEY_EXCHANGE, MAX_TRANSPORT, field, is_ipsec,
+};
 use crate::protocol::{Protocol, sctp, tcp};
 use crate::reason::Reason;
 use crate::tuple::{self, Tuple, handle};
 
-/// The IP protocol number.
-pub const PROTOCOL: u8 = 1;
-/// The protocol number of ICMPv6.
-pub const PROTOCOL_IPV6: u8 = 58;
 /// Bytes of an ICMP header.
 pub const ICMP: usize = 8;
 /// Bytes that an error of ours has in front of what it quotes.
@@ -68,7 +66,7 @@ pub fn read(frame: &(impl Frame + ?Sized), network: usize) -> Result<Received, R
     let header_length = usize::from(header[0] & 0x0f) * 4;
     let length = u16::from_be_bytes([header[2], header[3]]);
     let (service_type, time_to_live) = (header[1], header[8]);
-    if header[0] >> 4 != 4 || header_length < IPV4 || header[9] != PROTOCOL {
+    if header[0] >> 4 != 4 || header_length < IPV4 || header[9] != ICMP_NUMBER {
         return Err(Reason::Malformed);
     }
     let transport = network + header_length;
@@ -127,7 +125,7 @@ pub fn read_ipv6(frame: &(impl Frame + ?Sized), network: usize, seed: u64) -> Re
     let outer = packet::ipv6_header::<false>(frame, network)?;
     let transport = outer.transport;
     let quoted = transport + ICMP;
-    if outer.protocol != PROTOCOL_IPV6 || quoted + IPV6 + 8 > outer.end || outer.end > frame.length() {
+    if outer.protocol != ICMPV6_NUMBER || quoted + IPV6 + 8 > outer.end || outer.end > frame.length() {
         return Err(Reason::Icmp);
     }
     let [kind, ..]: [u8; ICMP] = *frame.bytes(transport).ok_or(Reason::Malformed)?;
@@ -199,7 +197,7 @@ pub fn delta_ipv6(outside: ([u64; 2], [u64; 2]), inside: ([u64; 2], [u64; 2]), p
 pub fn pseudo_header(source: [u64; 2], destination: [u64; 2], length: u16) -> Sum {
     let [a, b, c, d] = [source[0], source[1], destination[0], destination[1]].map(u64::to_ne_bytes);
     let addresses = Sum::ZERO.with(&a).with(&b).with(&c).with(&d);
-    addresses.with(&length.to_be_bytes()).with(&[0, PROTOCOL_IPV6])
+    addresses.with(&length.to_be_bytes()).with(&[0, ICMPV6_NUMBER])
 }
 
 /// Whether the sender of a packet that belongs to nothing may be told so: what aborts a connection is not answered.
@@ -290,7 +288,7 @@ pub fn write_error(
     header[4..6].copy_from_slice(&identification.to_be_bytes());
     header[6..8].copy_from_slice(&[0, 0]);
     header[8] = 64;
-    header[9] = PROTOCOL;
+    header[9] = ICMP_NUMBER;
     header[10..12].copy_from_slice(&[0, 0]);
     header[12..16].copy_from_slice(&source);
     header[16..20].copy_from_slice(&destination);
@@ -316,7 +314,7 @@ pub fn write_error_ipv6(
     let length = ICMP as u16 + message.quoted;
     header[..4].copy_from_slice(&[0x60, 0, 0, 0]);
     header[4..6].copy_from_slice(&length.to_be_bytes());
-    header[6] = PROTOCOL_IPV6;
+    header[6] = ICMPV6_NUMBER;
     header[7] = 64;
     let words = [source[0], source[1], destination[0], destination[1]];
     for (place, word) in header[8..].as_chunks_mut::<8>().0.iter_mut().zip(words) {
