@@ -19,7 +19,7 @@ use lb_common::sysctl::Sysctl;
 use zerocopy::FromZeros;
 
 use super::maps::Maps;
-use super::{address_bytes, address_of, family_of, repair, service};
+use super::{address_bytes, address_of, family_of, filter, service};
 use crate::director::{Error, Result};
 use crate::table::{Destination, DestinationKey, DestinationReport, Tunnel};
 
@@ -48,6 +48,13 @@ impl Identity {
             service_family: record.service_family(),
         }
     }
+}
+
+/// Every destination, deleted ones that are kept too.
+pub fn all(maps: &Maps) -> impl Iterator<Item = (DestinationId, Record)> + '_ {
+    (0..maps.settings().destinations_used)
+        .filter_map(|id| maps.destinations.read(id).map(|record| (id, record)))
+        .filter(|(_, record)| record.status & IN_USE != 0)
 }
 
 /// The slots of the destination map that hold no configured destination, as one process knows them.
@@ -99,7 +106,7 @@ impl Slots {
         };
         record.load.service_serial = service.serial;
         // The program must look at packets of this address before the destination can get any.
-        repair::concern(maps, record.address, record.family);
+        filter::concern(maps, record.address, record.family);
         if let Some(id) = self.deleted.remove(&Identity::of(&record)) {
             revive(maps, id, service_slot, service);
             edit(maps, id, destination, source);
@@ -204,7 +211,7 @@ pub fn edit(maps: &Maps, id: DestinationId, destination: &Destination, source: O
     maps.destinations.store_u32(id, offset_of!(Record, tunnel_port), tunnel);
     // Whoever sets the weight again ends the drain.
     store_word(maps, id, record.status & !DRAINING, destination.method.number(), kind as u8);
-    repair::note_end_of_drain(maps, &record);
+    note_end_of_drain(maps, &record);
     maps.destinations.store_u32(id, offset_of!(Record, weight), destination.weight);
     if destination.weight != 0 {
         store_last_weight(maps, id, destination.weight);
@@ -232,6 +239,26 @@ pub fn drain(maps: &Maps, id: DestinationId, seconds: u32) {
     maps.settings.store_u32(0, offset_of!(Settings, draining), 1);
 }
 
+/// Has the packet program know whether a destination drains.
+pub fn note_drains(maps: &Maps) {
+    let drains = all(maps).any(|(_, record)| record.status & DRAINING != 0);
+    maps.settings.store_u32(0, offset_of!(Settings, draining), drains.into());
+}
+
+/// [`note_drains`], after a destination was changed that may have drained.
+fn note_end_of_drain(maps: &Maps, was: &Record) {
+    if was.status & DRAINING != 0 {
+        note_drains(maps);
+    }
+}
+
+/// Ends the steady state of all connections, so that the packet program looks at each of them whole again: for when
+/// something is true no more by which entries were made good.
+fn begin_epoch(maps: &Maps) {
+    let next = maps.settings().epoch.wrapping_add(1);
+    maps.settings.store_u32(0, offset_of!(Settings, epoch), next);
+}
+
 /// Seconds until a destination has drained, if it drains.
 fn drains_in(maps: &Maps, record: &Record) -> Option<u32> {
     (record.status & DRAINING != 0).then(|| {
@@ -251,8 +278,8 @@ pub fn delete(maps: &Maps, slots: &mut Slots, id: DestinationId) -> Option<IpAdd
     let record = maps.destinations.read(id)?;
     store_status(maps, id, record.status & !(AVAILABLE | DRAINING));
     store_date(maps, id, maps.settings().swept_at);
-    repair::note_end_of_drain(maps, &record);
-    repair::begin_epoch(maps);
+    note_end_of_drain(maps, &record);
+    begin_epoch(maps);
     slots.deleted.insert(Identity::of(&record), id);
     Some(address_of(record.address, record.family))
 }

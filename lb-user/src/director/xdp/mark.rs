@@ -8,9 +8,9 @@ use std::mem::offset_of;
 use lb_common::mark::{MAX_RULES, Rule};
 use lb_common::settings::Settings;
 
+use super::filter;
 use super::mapped::wait_for_readers;
 use super::maps::Maps;
-use super::repair;
 use crate::director::{Error, Result};
 
 /// Most bits of a destination that may be anything if each of its addresses is to be noted in the filter; for more, every
@@ -56,7 +56,7 @@ fn concern(maps: &Maps, rules: &[Rule]) {
         let length = if rule.family == 6 { 128 } else { 32 };
         let open = length - rule.destination_prefix.min(length);
         if open > LISTED {
-            repair::concern_all(maps);
+            filter::concern_all(maps);
             return;
         }
         // The last byte that counts of an IPv4 address is the fourth.
@@ -64,7 +64,7 @@ fn concern(maps: &Maps, rules: &[Rule]) {
         for number in 0..1u16 << open {
             let mut address = rule.destination;
             address[last] |= number as u8;
-            repair::concern(maps, address, if rule.family == 6 { 6 } else { 4 });
+            filter::concern(maps, address, if rule.family == 6 { 6 } else { 4 });
         }
     }
 }

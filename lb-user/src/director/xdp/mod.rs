@@ -10,6 +10,7 @@ mod batch;
 pub mod connection;
 pub mod daemon;
 pub mod destination;
+mod filter;
 pub mod lifecycle;
 mod mapped;
 pub mod maps;

@@ -12,7 +12,7 @@ use lb_common::stats::Rates;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::maps::{IndexKey, Maps};
-use super::{address_bytes, address_of, family_of, number_of, repair, set};
+use super::{address_bytes, address_of, family_of, filter, number_of, set};
 use crate::director::{Error, Result};
 use crate::table::{Family, Netmask, Service, ServiceKey, ServiceReport, Stats, Timeouts, service_flags};
 
@@ -105,7 +105,7 @@ pub fn add(maps: &mut Maps, service: &Service, scheduler: Scheduler) -> Result<(
     maps.settings.store_u32(0, offset_of!(Settings, services_used), settings.services_used.max(slot + 1));
     // In use from here on: whatever else is missing now, a repair adds.
     store_identity(maps, slot, &record);
-    repair::concern(maps, record.address, record.family);
+    filter::concern(maps, record.address, record.family);
     maps.settings.store_u32(0, offset_of!(Settings, wide_services), settings.wide_services | wide(&record));
     if let Err(error) = maps.enter(&index_key(&record), slot) {
         free(maps, slot);
