@@ -8,7 +8,7 @@ use lb_common::tuple::Tuple;
 use super::{Found, find, home};
 use crate::machine::opaque;
 use crate::maps::{DestinationRef, SettingsRef, settings};
-use crate::{clock, defence, persistence, service, tree};
+use crate::{clock, defence, persistence, scheduler, service};
 
 /// Runs a connection's state machine for a packet and moves its deadline: on the client side, which decides,
 /// and then on the server side, which follows.
@@ -86,7 +86,7 @@ pub extern "C" fn connection_advance(addresses: u64, ports: u32, protocol: u32, 
         && let Some(destination) = DestinationRef::at(entry.destination)
     {
         destination.add_active(next.active_change);
-        tree::touch(entry.destination, destination);
+        scheduler::touch(entry.destination, destination);
     }
     if entry.has_twin() {
         let deadline = now.wrapping_add(settings.timeout(next.state));

@@ -4,7 +4,7 @@ use lb_common::connection::{Entry, INACTIVE};
 use lb_common::destination::DestinationId;
 
 use crate::maps::DestinationRef;
-use crate::tree;
+use crate::scheduler;
 
 /// Counts a new connection at its destination.
 #[inline(always)]
@@ -16,7 +16,7 @@ pub fn join_destination(entry: &Entry, destination: DestinationRef) {
     if destination.thresholds().overloaded_after_bind(total, false) {
         destination.set_overloaded(true);
     }
-    tree::touch(entry.destination, destination);
+    scheduler::touch(entry.destination, destination);
 }
 
 /// Takes a connection that has ended off its destination's counts.
@@ -35,6 +35,6 @@ pub(super) fn leave(id: DestinationId, inactive: bool) {
         if !destination.thresholds().overloaded_after_unbind(total, true) {
             destination.set_overloaded(false);
         }
-        tree::touch(id, destination);
+        scheduler::touch(id, destination);
     }
 }

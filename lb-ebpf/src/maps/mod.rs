@@ -32,7 +32,6 @@ use lb_common::tunnel::{PATH_REMEMBERED, Path};
 use lb_common::tuple::{self, Tuple};
 
 use crate::machine::opaque;
-use crate::tree::Renewal;
 
 pub use self::connection::{AddressesRef, EntryRef, Link, SetRef, Translation};
 pub use self::settings::{SettingsRef, settings};
@@ -235,6 +234,22 @@ pub struct Scratch {
     pub ports: Ports,
     /// How many errors this CPU may still send.
     pub limit: Limit,
+}
+
+/// A tree of winners that is being renewed. Not on the stack: Linux 6.1 looks at a callback once, and takes away what it does not do
+/// in the first turn, as far as it knows the state of that.
+#[repr(C)]
+pub struct Renewal {
+    pub line: u32,
+    pub tree: u32,
+    pub length: u32,
+    pub level: u32,
+    /// The word of marks that comes next.
+    pub word: u64,
+    /// The lines of the level that are to be renewed still, of those since the last multiple of 64.
+    pub bits: u64,
+    /// The lines of the next level that have to be renewed then.
+    pub upper: u64,
 }
 
 /// What `xipvs_tunnel` is to do with a packet.

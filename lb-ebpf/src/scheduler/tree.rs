@@ -18,9 +18,9 @@ use lb_common::scheduler::wlc::WeightedLeastConnections;
 use lb_common::scheduler::{Scheduler, Search};
 use lb_common::service::{LINE, SetHeader};
 
+use super::scan;
 use crate::machine::opaque;
-use crate::maps::{self, DestinationRef, MarksRef, ServiceRef, SetHeaderRef};
-use crate::scheduler;
+use crate::maps::{self, DestinationRef, MarksRef, Renewal, ServiceRef, SetHeaderRef};
 
 /// Notes that a destination's load has changed; after it has.
 #[inline(always)]
@@ -53,7 +53,7 @@ pub extern "C" fn tree_touch(id: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tree_choose(service: u32) -> u64 {
-    choose(service).map_or(scheduler::NOBODY, u64::from)
+    choose(service).map_or(scan::NOBODY, u64::from)
 }
 
 #[inline(always)]
@@ -90,13 +90,13 @@ const FIRST: u64 = u64::MAX - 1;
 fn by_sums(line: u32, header: &SetHeader) -> Option<DestinationId> {
     let (first, second) = (tree_draw(line), tree_draw(line));
     if first >= FIRST || second >= FIRST {
-        let random = |drawn| if drawn == FIRST { 0 } else { scheduler::random() };
+        let random = |drawn| if drawn == FIRST { 0 } else { scan::random() };
         let search = TwoChoices::new([random(first), random(second)]);
-        let (position, _) = scheduler::run(line, header, search)?.finish();
+        let (position, _) = scan::run(line, header, search)?.finish();
         return maps::arena_number(line + 1, position?);
     }
     let (first, second) = (first as DestinationId, second as DestinationId);
-    let (one, other) = (scheduler::candidate(first)?, scheduler::candidate(second)?);
+    let (one, other) = (scan::candidate(first)?, scan::candidate(second)?);
     let wins = twos::second_wins((one.cost(), one.weight), (other.cost(), other.weight));
     Some(if wins { second } else { first })
 }
@@ -105,12 +105,12 @@ fn by_sums(line: u32, header: &SetHeader) -> Option<DestinationId> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tree_draw(line: u32) -> u64 {
-    let Some(header) = SetHeaderRef::at(line) else { return scheduler::NOBODY };
+    let Some(header) = SetHeaderRef::at(line) else { return scan::NOBODY };
     let length = header.read().length;
     let sums = line.wrapping_add(SetHeader::table_line(length));
-    let Some(total) = maps::arena_number(sums, length.wrapping_sub(1)) else { return scheduler::NOBODY };
+    let Some(total) = maps::arena_number(sums, length.wrapping_sub(1)) else { return scan::NOBODY };
     for _ in 0..DRAWS {
-        let number = twos::number(scheduler::random(), total);
+        let number = twos::number(scan::random(), total);
         if number == 0 {
             return FIRST;
         }
@@ -119,12 +119,12 @@ pub extern "C" fn tree_draw(line: u32) -> u64 {
         // SAFETY: the callback has the signature that the helper calls, and gets the pointer it expects.
         unsafe { bpf_loop(steps, bisect as *mut c_void, core::ptr::from_mut(&mut drawing).cast(), 0) };
         if let Some(id) = maps::arena_number(line + 1, drawing.bisection.position())
-            && scheduler::candidate(id).is_some_and(|candidate| candidate.usable())
+            && scan::candidate(id).is_some_and(|candidate| candidate.usable())
         {
             return id.into();
         }
     }
-    scheduler::NOBODY
+    scan::NOBODY
 }
 
 /// A number that is looked for among the sums.
@@ -168,24 +168,8 @@ fn choose_by<S: Search + Default + 'static>(line: u32, header: &SetHeader) -> Op
 /// The best of so many destinations whose numbers begin at a line of the arena.
 #[inline(always)]
 fn best<S: Search + Default + 'static>(line: u32, length: u32) -> Option<DestinationId> {
-    let (position, _) = scheduler::run_over(line, length, S::default())?.finish();
+    let (position, _) = scan::run_over(line, length, S::default())?.finish();
     maps::arena_number(line, position?)
-}
-
-/// A tree that is being renewed. Not on the stack: Linux 6.1 looks at a callback once, and takes away what it does not do
-/// in the first turn, as far as it knows the state of that.
-#[repr(C)]
-pub struct Renewal {
-    line: u32,
-    tree: u32,
-    length: u32,
-    level: u32,
-    /// The word of marks that comes next.
-    word: u64,
-    /// The lines of the level that are to be renewed still, of those since the last multiple of 64.
-    bits: u64,
-    /// The lines of the next level that have to be renewed then.
-    upper: u64,
 }
 
 /// The loop's callback: renews the winner of one more line; 1 ends the loop.

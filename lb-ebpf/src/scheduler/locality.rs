@@ -13,10 +13,10 @@ use lb_common::scheduler::lblcr::Members;
 use lb_common::scheduler::{Scheduler, Search};
 use lb_common::sysctl::Sysctl;
 
+use super::scan::{self, NOBODY};
+use crate::clock;
 use crate::machine::opaque;
 use crate::maps::{self, DestinationRef, Scratch, ServiceRef, SetHeaderRef, settings};
-use crate::scheduler::NOBODY;
-use crate::{clock, scheduler};
 
 /// The destination of a new connection between two addresses, which are keys of [`lb_common::scheduler::address`]; of a
 /// service of IPv6 they lie in the scratch room.
@@ -71,7 +71,7 @@ fn choose(slot: u32, source: u32, destination: u32) -> Option<DestinationId> {
     };
     let mut choice = own.map(|(id, _)| id);
     if !matches!(own, Some((_, false))) {
-        let relief = scheduler::run(line, &header, Relief::new())?;
+        let relief = scan::run(line, &header, Relief::new())?;
         if own.is_none() || relief.relieves() {
             choice = relief.finish().0.and_then(|position| maps::arena_number(line + 1, position));
             if let Some(id) = choice {
@@ -91,7 +91,7 @@ fn choose(slot: u32, source: u32, destination: u32) -> Option<DestinationId> {
 #[inline(always)]
 fn own(service: u32, id: DestinationId) -> Option<(DestinationId, bool)> {
     let destination = DestinationRef::at(id)?;
-    let candidate = scheduler::seen(destination);
+    let candidate = scan::seen(destination);
     (is_of(destination, service) && serves(&candidate)).then(|| (id, is_hot(&candidate)))
 }
 
@@ -125,7 +125,7 @@ extern "C" fn consider(rank: u32, pass: *mut &mut Pass) -> i64 {
         && let Some(destination) = DestinationRef::at(scratch.cached.member(rank))
     {
         let deleted = !is_of(destination, pass.service);
-        pass.members.consider(rank, &scheduler::seen(destination), deleted);
+        pass.members.consider(rank, &scan::seen(destination), deleted);
     }
     0
 }
