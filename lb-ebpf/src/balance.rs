@@ -240,6 +240,11 @@ fn unknown<const IPV6: bool>(
 ) -> Result<Verdict, Reason> {
     let tuple = packet.tuple;
     let addresses = addresses::<IPV6>(context, packet)?;
+    let may_answer = settings.concerns(tuple.raw_source());
+    // An answer may go where a service is, too: as of a client that has a virtual address itself.
+    if may_answer {
+        direct_reply::<IPV6>(settings, packet, &addresses, scratch, now)?;
+    }
     if IPV6 {
         // Where the rules that mark packets look for them.
         scratch.client_addresses = addresses;
@@ -251,17 +256,14 @@ fn unknown<const IPV6: bool>(
         }
         return Ok(Verdict::GoOn(Program::Open));
     }
-    if settings.concerns(tuple.raw_source()) {
-        direct_reply::<IPV6>(settings, packet, &addresses, scratch, now)?;
-        if !follows {
-            if settings.sysctl(Sysctl::NatIcmpSend) != 0
-                && icmp::may_be_refused(tuple.transport(), packet.tcp_flags)
-            {
-                scratch.why = Reason::ReplyRefused;
-                return Ok(Verdict::GoOn(Program::Tell));
-            }
-            return Err(Reason::NoReplyConnection);
+    if may_answer && !follows {
+        if settings.sysctl(Sysctl::NatIcmpSend) != 0
+            && icmp::may_be_refused(tuple.transport(), packet.tcp_flags)
+        {
+            scratch.why = Reason::ReplyRefused;
+            return Ok(Verdict::GoOn(Program::Tell));
         }
+        return Err(Reason::NoReplyConnection);
     }
     Err(if follows { Reason::OtherProtocol } else { Reason::NoService })
 }

@@ -63,7 +63,7 @@ fn plain_flow(
     let home = connection::home(tuple, settings);
     let (entry, sequence) = match connection::look_at_home(home, tuple.addresses, mark) {
         AtHome::Entry(found) => found,
-        AtHome::Nothing if begins(packet) => {
+        AtHome::Nothing if begins(settings, packet) => {
             return Some(act(open(packet::read_plain(&Window::of(context)).as_ref()?)));
         }
         _ => return None,
@@ -131,7 +131,7 @@ fn flow(context: &XdpContext, settings: SettingsRef, packet: &Packet) -> Option<
     }
     let entry = match connection::read_at_home(connection::home(&packet.tuple, settings), &packet.tuple) {
         AtHome::Entry(entry) => entry,
-        AtHome::Nothing if begins(packet) => return Some(open(packet)),
+        AtHome::Nothing if begins(settings, packet) => return Some(open(packet)),
         _ => return None,
     };
     if is_steady(settings, packet, &entry) { send(context, settings, packet, &entry) } else { None }
@@ -189,11 +189,12 @@ fn flow_ipv6(
 }
 
 /// Whether a packet of an unknown flow is likely to begin a connection: then it need not be looked for any more. If no
-/// service takes it, `open` has it looked at whole.
+/// service takes it, `open` has it looked at whole. What comes from a virtual address may be an answer.
 #[inline(always)]
-fn begins(packet: &Packet) -> bool {
-    packet.tuple.protocol == Protocol::Udp.number()
-        || packet.tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::SYN
+fn begins(settings: SettingsRef, packet: &Packet) -> bool {
+    (packet.tuple.protocol == Protocol::Udp.number()
+        || packet.tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::SYN)
+        && !settings.concerns(packet.tuple.raw_source())
 }
 
 /// Leaves the making of a connection to [`open`](crate::open), with the packet's headers.

@@ -75,6 +75,30 @@ fn an_answer_that_comes_by_is_counted_and_left_to_the_stack() {
 }
 
 #[test]
+fn an_answer_that_goes_to_where_a_service_is_opens_nothing() {
+    let mut fixture = Fixture::configured(
+        "-A -u 192.168.1.100:53 -s rr
+         -a -u 192.168.1.100:53 -r 10.0.0.11:53 -g
+         -A -u 192.168.1.101:0 -s rr -p 300
+         -a -u 192.168.1.101:0 -r 10.0.0.12:0 -g",
+    );
+    let [virtual_one, client] = [([192, 168, 1, 100], 53), ([192, 168, 1, 101], 4000)]
+        .map(|(host, port): ([u8; 4], u16)| SocketAddrV4::new(host.into(), port));
+    let query = Frame::udp(client, virtual_one);
+    let out = query.clone().sent(to_server(1));
+    let counted = [(server(1, 53), Counted::opened_inactive(&query))];
+    fixture.expect("query", CLIENTS, &query, Expected::Redirect(out), &counted);
+    let answer = Frame::udp(virtual_one, client);
+    let counted = [(server(1, 53), Counted::packet_out(&answer))];
+    fixture.expect("answer", SERVERS, &answer, Expected::Pass(Reason::DirectReply), &counted);
+    // What is none does.
+    let other = Frame::udp(SocketAddrV4::new(*virtual_one.ip(), 54), client);
+    let out = other.clone().sent(to_server(2));
+    let counted = [(server(2, 0), Counted::opened_inactive(&other))];
+    fixture.expect("other", SERVERS, &other, Expected::Transmit(out), &counted);
+}
+
+#[test]
 fn without_a_neighbour_the_packet_is_dropped_by_name_and_counted() {
     let mut fixture = Fixture::configured(
         "-A -t 192.168.1.100:80 -s rr

@@ -256,6 +256,20 @@ fn direct_routing_changes_the_link_alone_and_answers_that_pass_by_are_counted() 
 }
 
 #[test]
+fn an_answer_that_goes_to_where_a_service_is_opens_nothing() {
+    let mut fixture = Fixture::configured(WEB);
+    // The client has the virtual address itself, and a service's port.
+    let from = vip(80);
+    let frame = Frame::tcp(from, vip(81), SYN);
+    redirects(&fixture, "in", CLIENTS, &frame, &frame.sent(to_server(2), from, vip(81)));
+    let answer = Frame::tcp(vip(81), from, SYN).bytes();
+    let outcome = fixture.send(SERVERS, &answer);
+    assert_eq!((outcome.reason, outcome.bytes), (Some(Reason::DirectReply), answer));
+    assert_eq!(counted(&mut fixture, 81), [1, 1, 60, 1, 60, 1, 0]);
+    assert_eq!(counted(&mut fixture, 80), [0; 7]);
+}
+
+#[test]
 fn extension_headers_stay_where_they_are() {
     let fixture = Fixture::configured(WEB);
     let server = at("fd00:2::11", 8080);

@@ -285,27 +285,33 @@ impl Model {
 
     fn unknown(&mut self, frame: &mut Vec<u8>, packet: &Packet) -> Result<u32, Reason> {
         let tuple = packet.tuple;
+        let may_answer = self.concerns(tuple.raw_source());
+        if may_answer && self.answers(packet) {
+            return Err(Reason::DirectReply);
+        }
         if self.services.contains_key(&(tuple.protocol, destination(&tuple))) {
             if packet.is_later_fragment() {
                 return Err(Reason::FragmentRefused);
             }
             return self.open(frame, packet);
         }
-        if !self.concerns(tuple.raw_source()) {
-            return Err(Reason::NoService);
-        }
-        let client_side = tuple.reversed();
+        Err(if may_answer { Reason::NoReplyConnection } else { Reason::NoService })
+    }
+
+    /// Whether a packet is an answer of direct routing, which is counted then.
+    fn answers(&mut self, packet: &Packet) -> bool {
+        let client_side = packet.tuple.reversed();
         let Some(connection) = self.connections.get(&client_side).copied() else {
-            return Err(Reason::NoReplyConnection);
+            return false;
         };
         if connection.nat || rules::is_past(connection.deadline, self.now) {
-            return Err(Reason::NoReplyConnection);
+            return false;
         }
         if self.destinations[connection.destination].available {
             self.count(connection.destination, packet, true);
         }
         self.advance(&client_side, packet, true);
-        Err(Reason::DirectReply)
+        true
     }
 
     fn open(&mut self, frame: &mut Vec<u8>, packet: &Packet) -> Result<u32, Reason> {
