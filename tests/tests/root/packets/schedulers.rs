@@ -1,13 +1,14 @@
 //! The schedulers' sequences, as observed on kernel IPVS, through the director and the program.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use lb_common::reason::Reason;
-use lb_common::scheduler::{mh, sh};
+use lb_common::scheduler::{address, mh, sh};
 use lb_common::service::MAX_DESTINATIONS;
 
 use super::fixture::{Action, CLIENTS, Fixture, SERVERS, VIP, client, server};
 use super::frame::{Frame, RST, SYN};
+use super::ipv6;
 
 /// A fixture with destinations 1, 2, 3 ... of these weights, added in this order.
 fn service(scheduler: &str, weights: &[u32]) -> Fixture {
@@ -188,21 +189,25 @@ fn dh_goes_by_the_virtual_address_alone() {
 
 /// Where Maglev hashing of the kernel puts a client, with destinations 10.0.0.11 ... of these last weights.
 fn maglev(last_weights: &[u32], from: SocketAddrV4, with_port: bool, usable: impl Fn(u8) -> bool) -> u8 {
+    let destinations: Vec<_> =
+        (0x0a00_000b..).zip(last_weights).map(|(address, weight)| (address, *weight)).collect();
+    let port = if with_port { from.port() } else { 0 };
+    maglev_of(&destinations, u32::from(*from.ip()), port, usable)
+}
+
+/// Where it puts one, all by the keys of their addresses; of destinations with their last weights too.
+fn maglev_of(destinations: &[(u32, u32)], from: u32, port: u16, usable: impl Fn(u8) -> bool) -> u8 {
     let size = mh::DEFAULT_SIZE;
-    let turns = mh::Turns::new(last_weights.iter().copied(), size);
-    let destinations: Vec<u8> = (1..=last_weights.len() as u8).rev().collect();
+    let turns = mh::Turns::new(destinations.iter().map(|(_, weight)| *weight), size);
     let mut permutations: Vec<_> = destinations
         .iter()
-        .map(|number| {
-            let turns = turns.of(last_weights[usize::from(*number) - 1]);
-            mh::Permutation::new(0x0a00_000a + u32::from(*number), 80, turns, size)
-        })
+        .rev()
+        .map(|(address, weight)| mh::Permutation::new(*address, 80, turns.of(*weight), size))
         .collect();
     let mut table = vec![0; size as usize];
     mh::populate(&mut permutations, &mut table).unwrap();
-    let port = if with_port { from.port() } else { 0 };
-    mh::pick(&table, u32::from(*from.ip()), port, true, |position| usable(destinations[position as usize]))
-        .map_or(0, |position| destinations[position as usize])
+    let number = |position| destinations.len() as u8 - position as u8;
+    mh::pick(&table, from, port, true, |position| usable(number(position))).map_or(0, number)
 }
 
 #[test]
@@ -227,6 +232,44 @@ fn mh_follows_its_table_over_edits() {
     fixture.ipvsadm("-e -t 192.168.1.100:80 -r 10.0.0.11:80 -m -w 1");
     for from in clients().map(|from| SocketAddrV4::new(*from.ip(), from.port() + 300)) {
         assert_eq!(connect(&fixture, from), maglev(&[1, 1, 2], from, true, |_| true), "{from}");
+    }
+}
+
+#[test]
+fn mh_hashes_addresses_of_the_other_family_as_ones_of_its_own() {
+    // Where a tunnel leads to, by the last part of its address.
+    let to = |fixture: &Fixture, frame: &[u8]| {
+        let outcome = fixture.send(CLIENTS, frame);
+        assert_eq!(outcome.action, Action::Redirect);
+        if outcome.bytes[12..14] == [8, 0] { outcome.bytes[33] - 10 } else { outcome.bytes[53] - 0x10 }
+    };
+    // To a service of IPv4 an address of IPv6 is its first word, to one of IPv6 one of IPv4 is its only word.
+    let (other, other_ipv6) = (0xfd00_0002, 0x0a00_0000);
+    let fixture = Fixture::configured(
+        "-A -t 192.168.1.100:80 -s mh
+         -a -t 192.168.1.100:80 -r [fd00:2::11]:80 -i
+         -a -t 192.168.1.100:80 -r 10.0.0.12:80 -i -w 2
+         -a -t 192.168.1.100:80 -r [fd00:2::13]:80 -i -w 3",
+    );
+    let destinations = [(other, 1), (0x0a00_000c, 2), (other, 3)];
+    for last in 0..60 {
+        let from = SocketAddrV4::new([203, 0, 113, last].into(), 40000);
+        let wanted = maglev_of(&destinations, u32::from(*from.ip()), 0, |_| true);
+        assert_eq!(to(&fixture, &Frame::tcp(from, VIP, SYN).bytes()), wanted, "{from}");
+    }
+    drop(fixture);
+    let fixture = Fixture::configured(
+        "-A -t [fd00:1::100]:80 -s mh -b mh-port
+         -a -t [fd00:1::100]:80 -r 10.0.0.11:80 -i -w 2
+         -a -t [fd00:1::100]:80 -r [fd00:2::12]:80 -i
+         -a -t [fd00:1::100]:80 -r 10.0.0.13:80 -i",
+    );
+    let own = address::key_v6("fd00:2::12".parse::<Ipv6Addr>().unwrap().octets());
+    let destinations = [(other_ipv6 + 11, 2), (own, 1), (other_ipv6 + 13, 1)];
+    for port in 40000..40060 {
+        let from = ipv6::client(port);
+        let wanted = maglev_of(&destinations, address::key_v6(from.ip().octets()), port, |_| true);
+        assert_eq!(to(&fixture, &ipv6::Frame::tcp(from, ipv6::vip(80), SYN).bytes()), wanted, "{from}");
     }
 }
 
