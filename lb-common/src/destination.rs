@@ -123,7 +123,9 @@ pub struct Masquerading {
     /// The director's address towards it, as in the key; zeroes for none.
     pub source: [u64; 2],
     /// How many destinations there are.
-    pub count: u64,
+    pub count: u32,
+    /// The one of them that was added last, as far as that is known.
+    pub last: DestinationId,
 }
 
 impl Destination {

@@ -8,7 +8,7 @@ use crate::protocol::state;
 use crate::sysctl::{self, SYSCTL_SLOTS};
 
 /// Version of all map layouts together; a program and maps of different versions do not work together.
-pub const LAYOUT: u32 = 11;
+pub const LAYOUT: u32 = 12;
 
 /// [`Settings::wide_services`]: there is a TCP service of port 21, which takes FTP's data connections too.
 #[doc(alias = "ftpsvc_counter")]
@@ -100,8 +100,8 @@ pub struct Settings {
     pub own_timeouts: u32,
     /// Not 0 if a destination drains.
     pub draining: u32,
-    /// Fills the word.
-    pub reserved: u32,
+    /// Not 0 if a service has a persistence engine: there is but one, `sip`.
+    pub engines: u32,
     /// Timeout in ticks of each connection state, by its number in [`state`].
     pub timeouts: [u32; state::COUNT],
 }
@@ -140,7 +140,7 @@ impl Settings {
             occupied_so_far: 0,
             own_timeouts: 0,
             draining: 0,
-            reserved: 0,
+            engines: 0,
             timeouts: [0; state::COUNT],
         }
     }
@@ -194,11 +194,15 @@ pub enum Program {
     Ipv6Sip = 16,
     /// `xipvs`: any packet, as it comes in.
     Entry = 17,
+    /// `xipvs_callback`: a datagram that a destination may begin a connection with.
+    Callback = 18,
+    /// `xipvs_ipv6_callback`: [`Program::Callback`] for IPv6.
+    Ipv6Callback = 19,
 }
 
 impl Program {
     /// Slots in a program array.
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 20;
 
     /// What does for IPv6 what this one does for IPv4.
     #[inline(always)]
@@ -212,6 +216,7 @@ impl Program {
             Self::Fragment => Self::Ipv6Fragment,
             Self::Tunnel => Self::Ipv6Tunnel,
             Self::Sip => Self::Ipv6Sip,
+            Self::Callback => Self::Ipv6Callback,
             other => other,
         }
     }

@@ -239,6 +239,15 @@ fn unknown<const IPV6: bool>(
     now: u32,
 ) -> Result<Verdict, Reason> {
     let tuple = packet.tuple;
+    if settings.engines() != 0
+        && !core::mem::take(&mut scratch.is_no_callback)
+        && tuple.transport() == Protocol::Udp.number()
+        && !scratch.follows
+        && !packet.is_later_fragment()
+        && settings.concerns(tuple.raw_source())
+    {
+        return Ok(Verdict::GoOn(Program::Callback));
+    }
     let addresses = addresses::<IPV6>(context, packet)?;
     let may_answer = settings.concerns(tuple.raw_source());
     // An answer may go where a service is, too: as of a client that has a virtual address itself.

@@ -12,6 +12,7 @@
 
 mod adopt;
 mod balance;
+mod callback;
 mod clock;
 mod connection;
 mod defence;
@@ -240,6 +241,18 @@ pub fn xipvs_sip(context: XdpContext) -> u32 {
 #[xdp]
 pub fn xipvs_ipv6_sip(context: XdpContext) -> u32 {
     act::<true>(&context, sip::read::<true>(&context))
+}
+
+/// Makes a connection for a datagram that a destination begins it with.
+#[xdp]
+pub fn xipvs_callback(context: XdpContext) -> u32 {
+    act::<false>(&context, or_tell::<false>(&context, callback::open::<false>(&context)))
+}
+
+/// [`xipvs_callback`] for IPv6.
+#[xdp]
+pub fn xipvs_ipv6_callback(context: XdpContext) -> u32 {
+    act::<true>(&context, or_tell::<true>(&context, callback::open::<true>(&context)))
 }
 
 /// Starts the sweep, which from then on starts itself again.

@@ -399,7 +399,7 @@ pub fn client_side(
 
 /// The server side of a new NAT connection.
 #[inline(always)]
-fn answer_to(entry: &Entry, now: u32) -> Entry {
+pub fn answer_to(entry: &Entry, now: u32) -> Entry {
     let tuple = entry.twin();
     let client_side = entry.tuple();
     Entry {

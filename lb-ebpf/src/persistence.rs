@@ -55,8 +55,9 @@ pub struct Choice {
     pub template: u32,
 }
 
-/// The destination of a new connection to a persistent service: that of the client's template, or of a new one. The
-/// template counts the connection as one that it controls until [`release`], if `control` says so.
+/// The destination of a new connection to a persistent service: that of the client's template, or of a new one.
+///
+/// As of [`choose_or`].
 #[inline(always)]
 pub fn choose(
     service: u32,
@@ -65,11 +66,25 @@ pub fn choose(
     control: bool,
     now: u32,
 ) -> Result<Choice, Reason> {
+    choose_or(service, tuple, seen, control, now, || scheduler::schedule(service, tuple, seen))
+}
+
+/// That of the client's template, or of a new one for the destination that `schedule` has. The template counts the connection
+/// as one that it controls until [`release`], if `control` says so.
+#[inline(always)]
+pub fn choose_or(
+    service: u32,
+    tuple: &Tuple,
+    seen: &Addresses,
+    control: bool,
+    now: u32,
+    schedule: impl FnOnce() -> Option<DestinationId>,
+) -> Result<Choice, Reason> {
     let Tuple { addresses, ports, protocol } = *tuple;
     let word = u32::from(protocol) | u32::from(control) << 8;
     let mut claimed = persistence_claim(service, addresses, ports, word, now);
     if claimed == NOBODY {
-        let id = scheduler::schedule(service, tuple, seen).ok_or(Reason::NoDestination)?;
+        let id = schedule().ok_or(Reason::NoDestination)?;
         let make = || persistence_make(service, addresses, ports, protocol.into(), id) != 0;
         if !make() {
             let (settings, service) = (settings(), ServiceRef::at(service).ok_or(Reason::Internal)?);
@@ -90,7 +105,7 @@ const NOBODY: u64 = u64::MAX;
 
 /// Finds the template for a packet and begins its time anew; the destination in the lower half, the place in the
 /// upper. In `word` is the packet's protocol, and in bit 8 whether the template gets a connection to control.
-/// What serves no more makes way.
+/// What serves no more makes way, and so does what leads elsewhere than to the destination that begins the connection.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn persistence_claim(service: u32, addresses: u64, ports: u32, word: u32, now: u32) -> u64 {
@@ -104,11 +119,14 @@ pub extern "C" fn persistence_claim(service: u32, addresses: u64, ports: u32, wo
     let Some(found) = connection::find(&key, home) else { return NOBODY };
     let id = found.entry().destination();
     let Some(destination) = DestinationRef::at(id) else { return NOBODY };
-    let valid = serves(
-        destination.status(),
-        destination.weight(),
-        settings.sysctl(Sysctl::ExpireQuiescentTemplate) != 0,
-    ) && !has_drained(destination.status(), destination.date(), now);
+    let caller = scratch.caller;
+    let valid = (caller == 0 || caller == id.wrapping_add(1))
+        && serves(
+            destination.status(),
+            destination.weight(),
+            settings.sysctl(Sysctl::ExpireQuiescentTemplate) != 0,
+        )
+        && !has_drained(destination.status(), destination.date(), now);
     let extension = EXTENSION.wrapping_mul(settings.ticks_per_second());
     let (set, slot) = (found.set, found.slot);
     let outcome = set.locked(|| {

@@ -16,7 +16,8 @@ use lb_common::sip::MESSAGE;
 use crate::forward::Verdict;
 use crate::{maps, packet};
 
-/// Reads the Call-ID of a packet of UDP whose headers are in the scratch room, and leaves its number there.
+/// Reads the Call-ID of a packet of UDP whose headers are in the scratch room, and leaves its number there, for whoever makes
+/// the connection: that which a destination begins may have none.
 #[inline(always)]
 pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let (settings, scratch) = (maps::settings(), maps::scratch()?);
@@ -24,14 +25,20 @@ pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     // What follows the packet in the frame is the link's, not the message's.
     let message_at = usize::from(transport) + udp::HEADER..usize::from(network) + usize::from(length);
     let message = maps::message().ok_or(Reason::Internal)?;
-    let length = packet::copy(context, message_at, &mut message.bytes).ok_or(Reason::NoCallId)?;
     message.call.begin(settings.seed());
-    // SAFETY: the callback has the signature that the helper calls, and needs no pointer.
-    unsafe { bpf_loop(length as u32, step as *mut c_void, core::ptr::null_mut(), 0) };
+    if let Some(length) = packet::copy(context, message_at, &mut message.bytes) {
+        // SAFETY: the callback has the signature that the helper calls, and needs no pointer.
+        unsafe { bpf_loop(length as u32, step as *mut c_void, core::ptr::null_mut(), 0) };
+    }
     let call = &mut maps::message().ok_or(Reason::Internal)?.call;
-    scratch.call = call.finish().ok_or(Reason::NoCallId)?;
-    maps::remember_call(call);
-    Ok(Verdict::GoOn(Program::Open))
+    let is_callback = scratch.caller != 0;
+    if let Some(number) = call.finish() {
+        scratch.call = number;
+        maps::remember_call(call);
+    } else if !is_callback {
+        return Err(Reason::NoCallId);
+    }
+    Ok(Verdict::GoOn(if is_callback { Program::Callback } else { Program::Open }))
 }
 
 /// Reads the next byte.

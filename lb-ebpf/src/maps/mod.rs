@@ -87,7 +87,7 @@ pub fn recall(datagram: &Datagram) -> Option<Ports> {
 #[btf_map]
 static TUNNEL_SOURCES: Array<[u32; 4], 131072, MAPPED> = Array::new();
 
-/// The masquerading destinations, while `nat_icmp_send` asks for them; user space gives each entry its room.
+/// The masquerading destinations, while `nat_icmp_send` or a persistence engine asks for them; user space gives each entry its room.
 #[btf_map]
 static MASQUERADING: HashMap<DestinationKey, Masquerading, 131072, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
@@ -97,6 +97,13 @@ static MASQUERADING: HashMap<DestinationKey, Masquerading, 131072, { BPF_F_NO_PR
 pub fn masquerading(key: &DestinationKey) -> Option<[u64; 2]> {
     // SAFETY: the value is copied out at once; user space replaces it whole or deletes it.
     unsafe { MASQUERADING.get(key).map(|value| read_volatile(&value.source)) }
+}
+
+/// The masquerading destination at a key, if there is one.
+#[inline(always)]
+pub fn sender(key: &DestinationKey) -> Option<DestinationId> {
+    // SAFETY: as above.
+    unsafe { MASQUERADING.get(key).map(|value| read_volatile(&value.last)) }
 }
 
 /// Counters of each destination on each CPU: slot `cpu * destinations + destination`.
@@ -218,6 +225,10 @@ pub struct Scratch {
     pub error: Received,
     /// The number of the call that the packet belongs to, if that was read; 0 if not.
     pub call: u64,
+    /// The destination that begins the connection, and one more; 0 if the client does.
+    pub caller: u32,
+    /// `xipvs_callback` has seen the packet, and no destination begins a connection with it.
+    pub is_no_callback: bool,
     /// The destination of a connection that makes way for the one that is being made, and one more; 0 for none.
     pub leaving: u32,
     /// Whether that one was inactive.
@@ -288,8 +299,11 @@ static CALLS: LruHashMap<u64, CallId, 16384> = LruHashMap::new();
 /// Has a Call-ID listed.
 #[inline(always)]
 pub fn remember_call(call: &CallId) {
-    // There is none that could be lost but for its text in a listing.
-    let _ = CALLS.insert(call.digest, call, 0);
+    // SAFETY: nothing of the value is read; asking makes it one that was used.
+    if unsafe { CALLS.get(call.digest).is_none() } {
+        // There is none that could be lost but for its text in a listing.
+        let _ = CALLS.insert(call.digest, call, 0);
+    }
 }
 
 /// A sum over a packet's bytes in the making.
@@ -353,6 +367,7 @@ impl Scratch {
         );
         self.is_untold = false;
         self.call = 0;
+        self.caller = 0;
         self.follows = false;
         self.by_error = false;
         self.is_once = false;

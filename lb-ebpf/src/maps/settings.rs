@@ -41,7 +41,8 @@ impl SettingsRef {
         estimator_turn,
         occupied,
         own_timeouts,
-        draining
+        draining,
+        engines
     );
 
     /// [`Settings::seed`].

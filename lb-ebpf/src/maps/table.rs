@@ -256,6 +256,7 @@ impl DestinationRef {
         overloaded: u16 = load.overloaded;
         place: u16 = load.place;
         service_serial: u32 = load.service_serial;
+        virtual_port: u16 = virtual_port;
         date: u32 = load.date;
     }
 
@@ -302,6 +303,13 @@ impl DestinationRef {
     pub fn address_ipv6(self) -> [u64; 2] {
         // SAFETY: as above.
         unsafe { read_volatile(addr_of!((*self.0).address).cast()) }
+    }
+
+    /// The service's address, loaded natively as two words; an IPv4 address in the first four bytes.
+    #[inline(always)]
+    pub fn virtual_address(self) -> [u64; 2] {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.0).virtual_address).cast()) }
     }
 
     /// Adds to the active connections and returns what they were.

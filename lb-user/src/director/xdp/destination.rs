@@ -9,13 +9,12 @@ use std::net::IpAddr;
 
 use lb_common::connection::is_past;
 use lb_common::destination::{
-    AVAILABLE, DRAINING, Destination as Record, DestinationId, IN_USE, Load, OF_IPV6,
+    AVAILABLE, DRAINING, Destination as Record, DestinationId, IN_USE, Load, Masquerading, OF_IPV6,
 };
 use lb_common::forward::{ForwardingMethod, TunnelChecksum, TunnelType};
 use lb_common::scheduler::overload::Thresholds;
 use lb_common::service::Service as ServiceRecord;
 use lb_common::settings::Settings;
-use lb_common::sysctl::Sysctl;
 use zerocopy::FromZeros;
 
 use super::maps::Maps;
@@ -170,11 +169,16 @@ fn store_word(maps: &Maps, id: DestinationId, status: u8, method: u8, tunnel: u8
     if let Some(record) = maps.destinations.read(id) {
         let word = u32::from_ne_bytes([record.protocol, status, method, tunnel]);
         maps.destinations.store_u32(id, offset_of!(Record, protocol), word);
-        if maps.settings().sysctls[Sysctl::NatIcmpSend as usize] != 0 {
+        if super::repair::lists_masquerading(&maps.settings()) {
             let after = Record { status, method, tunnel, ..record };
-            for (record, change) in [(record, -1), (after, 1)] {
-                // Without room its packets are left alone, as without the sysctl.
-                let _ = count_masquerading(maps, id, &record, change);
+            let changes: &[_] = if record.masquerading() == after.masquerading() {
+                &[(after, 0)]
+            } else {
+                &[(record, -1), (after, 1)]
+            };
+            for (record, change) in changes {
+                // Without room its packets are left alone, as if nobody asked.
+                let _ = count_masquerading(maps, id, record, *change);
             }
         }
     }
@@ -185,9 +189,21 @@ fn store_word(maps: &Maps, id: DestinationId, status: u8, method: u8, tunnel: u8
 /// # Errors
 ///
 /// When there is no room.
-pub fn count_masquerading(maps: &Maps, id: DestinationId, record: &Record, change: i64) -> Result<()> {
-    let source = maps.tunnel_sources.read(id).unwrap_or_default();
-    record.masquerading().map_or(Ok(()), |key| maps.count_masquerading(&key, source, change))
+pub fn count_masquerading(maps: &Maps, id: DestinationId, record: &Record, change: i32) -> Result<()> {
+    let Some(key) = record.masquerading() else { return Ok(()) };
+    let source = zerocopy::transmute!(maps.tunnel_sources.read(id).unwrap_or_default());
+    let known = maps.masquerading(&key).unwrap_or(Masquerading { source, count: 0, last: id });
+    let count = known.count.saturating_add_signed(change);
+    let last = if change > 0 {
+        id
+    } else if change < 0 && known.last == id && count != 0 {
+        // The order in which the others were added is not known but by their numbers.
+        let is_another = |(other, its): &(_, Record)| *other != id && its.masquerading() == Some(key);
+        all(maps).filter(is_another).last().map_or(id, |(other, _)| other)
+    } else {
+        known.last
+    };
+    maps.store_masquerading(&key, &Masquerading { source, count, last })
 }
 
 fn store_status(maps: &Maps, id: DestinationId, status: u8) {

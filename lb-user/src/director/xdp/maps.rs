@@ -259,31 +259,26 @@ impl Maps {
         };
     }
 
-    /// Counts one more or one less masquerading destination at a key, towards which the director has this address.
+    /// What is known of the masquerading destinations at a key.
+    pub fn masquerading(&self, key: &DestinationKey) -> Option<Masquerading> {
+        let key: KeyBytes = zerocopy::transmute!(*key);
+        self.masquerading.borrow().get(&key, 0).ok().map(|known| zerocopy::transmute!(known))
+    }
+
+    /// Replaces that; none if there are no such destinations any more.
     ///
     /// # Errors
     ///
     /// When there is no room.
-    pub fn count_masquerading(
-        &self,
-        key: &DestinationKey,
-        source: [u8; 16],
-        change: i64,
-    ) -> Result<(), Error> {
+    pub fn store_masquerading(&self, key: &DestinationKey, value: &Masquerading) -> Result<(), Error> {
         let key: KeyBytes = zerocopy::transmute!(*key);
         let mut map = self.masquerading.borrow_mut();
-        let known = map.get(&key, 0).map_or(0, |known| {
-            let known: Masquerading = zerocopy::transmute!(known);
-            known.count
-        });
-        let count = known.saturating_add_signed(change);
-        if count == 0 {
+        if value.count == 0 {
             // Not there is as good as taken out.
             let _ = map.remove(&key);
             return Ok(());
         }
-        let value = Masquerading { source: zerocopy::transmute!(source), count };
-        let value: [u8; size_of::<Masquerading>()] = zerocopy::transmute!(value);
+        let value: [u8; size_of::<Masquerading>()] = zerocopy::transmute!(*value);
         map.insert(key, value, 0).map_err(|_| Error::Errno(libc::ENOMEM))
     }
 

@@ -293,7 +293,8 @@ impl Director for Xdp {
                 return Err(Error::ServiceExists);
             }
             let scheduler = service::check(service)?;
-            service::add(maps, service, scheduler)
+            service::add(maps, service, scheduler)?;
+            repair::note_engines(maps)
         })
     }
 
@@ -311,7 +312,7 @@ impl Director for Xdp {
             if service.own_timeouts.is_some() {
                 repair::note_own_timeouts(maps);
             }
-            Ok(())
+            repair::note_engines(maps)
         })
     }
 
@@ -320,6 +321,7 @@ impl Director for Xdp {
             let (slot, _) = service::find(maps, key)?;
             let addresses = delete_service(maps, known, slot);
             repair::refresh(maps);
+            repair::note_engines(maps)?;
             Ok(destination::unused(maps, addresses))
         })?;
         self.next_hops.forget(unused);
@@ -332,6 +334,7 @@ impl Director for Xdp {
             let addresses: Vec<_> =
                 slots.into_iter().flat_map(|slot| delete_service(maps, known, slot)).collect();
             repair::refresh(maps);
+            repair::note_engines(maps)?;
             Ok(destination::unused(maps, addresses))
         })?;
         self.next_hops.forget(unused);

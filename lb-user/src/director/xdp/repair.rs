@@ -54,6 +54,25 @@ pub fn refresh(maps: &Maps) {
     maps.settings.store_u32(0, offset_of!(Settings, services), services);
 }
 
+/// Has the packet program know whether a service has a persistence engine, for which the masquerading destinations are listed.
+///
+/// # Errors
+///
+/// When there is no room for that.
+pub fn note_engines(maps: &Maps) -> Result<()> {
+    let has_some = service::all(maps).any(|(_, record)| record.engine != [0; 16]).into();
+    if maps.settings().engines == has_some {
+        return Ok(());
+    }
+    maps.settings.store_u32(0, offset_of!(Settings, engines), has_some);
+    list_masquerading(maps)
+}
+
+/// Whether the packet program asks which destinations masquerade.
+pub fn lists_masquerading(settings: &Settings) -> bool {
+    settings.engines != 0 || settings.sysctls[Sysctl::NatIcmpSend as usize] != 0
+}
+
 /// Lists the destinations that masquerade, if the packet program asks for them, else none.
 ///
 /// # Errors
@@ -61,7 +80,7 @@ pub fn refresh(maps: &Maps) {
 /// When there is no room.
 pub fn list_masquerading(maps: &Maps) -> Result<()> {
     maps.clear_masquerading();
-    if maps.settings().sysctls[Sysctl::NatIcmpSend as usize] == 0 {
+    if !lists_masquerading(&maps.settings()) {
         return Ok(());
     }
     destination::all(maps).try_for_each(|(id, record)| destination::count_masquerading(maps, id, &record, 1))
@@ -90,5 +109,6 @@ pub fn repair(maps: &mut Maps) -> Result<()> {
         let _ = destination::delete(maps, &mut slots, id);
     }
     refresh(maps);
+    note_engines(maps)?;
     list_masquerading(maps)
 }

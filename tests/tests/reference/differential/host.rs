@@ -36,6 +36,15 @@ pub fn is_own(address: IpAddr) -> bool {
         || virtual_addresses().any(|(own, ..)| is(&own))
 }
 
+/// Whether an address is a server's.
+pub fn is_server(address: IpAddr) -> bool {
+    servers().any(|server| server.parse() == Ok(address))
+}
+
+fn servers() -> impl Iterator<Item = String> {
+    (11..=42).flat_map(|last| [format!("10.0.0.{last}"), format!("fd00:2::{last}")])
+}
+
 /// Addresses, routes and neighbours of the namespace that the calling thread is in.
 pub fn configure() {
     for (path, value) in [
@@ -66,8 +75,7 @@ pub fn configure() {
         lines.push(format!("address add {address}/{length} dev {interface} {nodad}"));
     }
     lines.extend([ROUTER, ROUTER6].map(|router| format!("route add default via {router}")));
-    let servers = (11..=42).flat_map(|last| [format!("10.0.0.{last}"), format!("fd00:2::{last}")]);
-    let neighbours = servers.map(|address| (address, "servers"));
+    let neighbours = servers().map(|address| (address, "servers"));
     let routers = [ROUTER, ROUTER6].map(|address| (address.to_owned(), "clients"));
     for (address, interface) in neighbours.chain(routers) {
         let mac = mac_of(address.parse::<IpAddr>().unwrap());

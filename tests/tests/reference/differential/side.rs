@@ -28,7 +28,7 @@ use xipvs::table::Timeouts;
 
 use super::super::namespace;
 use super::frame::Frame;
-use super::host::{CLIENTS, ROUTER, ROUTER6, SERVERS, configure, iptables, is_own, shell};
+use super::host::{CLIENTS, ROUTER, ROUTER6, SERVERS, configure, iptables, is_own, is_server, shell};
 use super::own::{NO_LINK, Own};
 use super::packet::{self, Mac, Shape, mac_of, quotable};
 use super::pieces;
@@ -211,11 +211,16 @@ impl Side {
         let router = mac_of(if flow.client.is_ipv4() { ROUTER } else { ROUTER6 }.parse().unwrap());
         let serving = self.serving.get(flow);
         let is_own = if event.answer { serving?.link == NO_LINK } else { is_own(flow.client.ip()) };
-        let (tap, link, from, to) = if event.answer {
-            let Serving { link, from, to, .. } = serving?;
-            (&self.servers, [SERVERS, *link], *from, *to)
+        let is_call = is_server(flow.client.ip());
+        let (link, from, to) = match serving {
+            Some(Serving { link, from, to, .. }) if event.answer => (*link, *from, *to),
+            _ if is_call => (mac_of(flow.client.ip()), flow.client, flow.service),
+            _ => (router, flow.client, flow.service),
+        };
+        let (tap, link) = if event.answer == is_call {
+            (&self.clients, [CLIENTS, router])
         } else {
-            (&self.clients, [CLIENTS, router], flow.client, flow.service)
+            (&self.servers, [SERVERS, link])
         };
         self.enter();
         let packets = match event.what {
@@ -255,7 +260,8 @@ impl Side {
         outcome.clients.extend(read(&self.clients));
         outcome.servers.extend(read(&self.servers));
         outcome.director.extend(self.own.as_ref().map(Own::received).unwrap_or_default());
-        let came = [&outcome.servers[..], &outcome.director[..]].concat();
+        let others = if is_server(flow.client.ip()) { &outcome.clients } else { &outcome.servers };
+        let came = [&others[..], &outcome.director[..]].concat();
         if let (false, What::Packet(_), [frame]) = (event.answer, event.what, &came[..]) {
             // What the server sees as its own is what it answers from.
             let (to, from) = frame.from_to;

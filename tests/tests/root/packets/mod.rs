@@ -10,6 +10,7 @@ mod frame;
 mod adopt;
 mod agreement;
 mod bypass;
+mod callback;
 mod defence;
 mod direct_route;
 mod drain;

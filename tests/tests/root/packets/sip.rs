@@ -12,8 +12,8 @@ use xipvs::director::xdp::sync::Told;
 use super::fixture::{CLIENTS, Counted, Expected, Fixture, SERVERS, TO_CLIENT, client, server, to_server};
 use super::frame::{ACK, Frame, SYN};
 
-const SIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 100), 5060);
-const RULES: &str = "-A -u 192.168.1.100:5060 -s rr -p 300 --pe sip
+pub const SIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 100), 5060);
+pub const RULES: &str = "-A -u 192.168.1.100:5060 -s rr -p 300 --pe sip
                      -a -u 192.168.1.100:5060 -r 10.0.0.11:5080 -m
                      -a -u 192.168.1.100:5060 -r 10.0.0.12:5060 -g";
 
@@ -28,7 +28,7 @@ fn made(frame: &Frame, to: SocketAddrV4) -> [(SocketAddrV4, Counted); 1] {
 }
 
 /// The templates: client, destination and Call-ID.
-fn templates(fixture: &mut Fixture) -> Vec<String> {
+pub fn templates(fixture: &mut Fixture) -> Vec<String> {
     let listed = fixture.director.connections().unwrap().into_iter().filter(|row| row.client_port == 0);
     let mut rows: Vec<_> = listed
         .map(|row| {

@@ -54,6 +54,8 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Sip, "xipvs_sip"),
     (Program::Ipv6Sip, "xipvs_ipv6_sip"),
     (Program::Entry, ENTRY),
+    (Program::Callback, "xipvs_callback"),
+    (Program::Ipv6Callback, "xipvs_ipv6_callback"),
 ];
 /// What packets of the director itself go on in.
 const OWN_CONTINUATIONS: [(Program, &str); 2] =

@@ -1,0 +1,188 @@
+//! Connections that a destination begins: calls to clients of a service with the persistence engine `sip`, and its answers in
+//! one-packet scheduling, of which there is no connection.
+//!
+//! A datagram from address and port of a masquerading destination that no connection has makes one with whom it is for, as
+//! if that one had begun it, and its call's template. For a persistent service it does so only with a Call-ID.
+//! IPVS counterpart: `ip_vs_new_conn_out`.
+
+use aya_ebpf::programs::XdpContext;
+use lb_common::connection::{self as rules, Addresses, CLIENT_SIDE, Entry, INACTIVE};
+use lb_common::destination::{AVAILABLE, DestinationId, DestinationKey};
+use lb_common::packet::Packet;
+use lb_common::reason::Reason;
+use lb_common::service::flags;
+use lb_common::settings::Program;
+use lb_common::tuple::{Tuple, handle};
+
+use crate::connection::{self, Inserted};
+use crate::forward::{self, NoHop, Verdict};
+use crate::maps::{self, Counted, DestinationRef, Scratch, ServiceRef, SettingsRef};
+use crate::persistence;
+use crate::{balance, clock, open};
+
+/// Makes a connection for the datagram in the scratch room if a destination begins it, and sends that on; gives any other back
+/// to who balances any packet.
+#[inline(always)]
+pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
+    let (settings, scratch) = (maps::settings(), maps::scratch()?);
+    let packet = scratch.kept::<IPV6>();
+    let now = clock::now(settings);
+    // There, as there is no room for them on the stack.
+    scratch.server_addresses = balance::addresses::<IPV6>(context, &packet)?;
+    // What has no hop left comes no further in the stack than to where it is forwarded, and is no call.
+    if packet.time_to_live > 1
+        && let Some((id, destination, service)) = caller(&packet, &scratch.server_addresses)
+    {
+        let is_read = scratch.caller != 0;
+        let is_persistent = service.flags() & flags::PERSISTENT != 0;
+        scratch.caller = id.wrapping_add(1);
+        if is_persistent && !is_read {
+            return Ok(Verdict::GoOn(Program::Sip));
+        }
+        if (!is_persistent || scratch.call != 0)
+            && prepare::<IPV6>(context, settings, &packet, id, destination, now)
+        {
+            return begin::<IPV6>(context, settings, &packet, id, destination, service, now);
+        }
+    }
+    scratch.is_no_callback = true;
+    Ok(Verdict::GoOn(Program::Slow))
+}
+
+/// The destination that a datagram comes from, and its service, if it may begin connections.
+#[inline(always)]
+fn caller(packet: &Packet, seen: &Addresses) -> Option<(DestinationId, DestinationRef, ServiceRef)> {
+    let tuple = packet.tuple;
+    let (address, family) = if tuple.is_ipv6() {
+        (seen.source, 6)
+    } else {
+        let [a, b, c, d] = tuple.raw_source().to_ne_bytes();
+        ([u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0], 4)
+    };
+    let (port, protocol) = (tuple.raw_source_port(), tuple.transport());
+    let id = maps::sender(&DestinationKey { address, port, protocol, family, reserved: 0 })?;
+    let destination = DestinationRef::at(id)?;
+    let service = ServiceRef::at(destination.service())?;
+    let may_begin = destination.status() & AVAILABLE != 0
+        && port != 0
+        && destination.virtual_port() != 0
+        && service.serial() == destination.service_serial()
+        && service.has_engine();
+    may_begin.then_some((id, destination, service))
+}
+
+/// Puts both sides of the connection into the scratch room; whether the datagram goes on to another host, as to the director
+/// itself nobody calls.
+#[inline(always)]
+fn prepare<const IPV6: bool>(
+    context: &XdpContext,
+    settings: SettingsRef,
+    packet: &Packet,
+    id: DestinationId,
+    destination: DestinationRef,
+    now: u32,
+) -> bool {
+    let Ok(scratch) = maps::scratch() else { return false };
+    let tuple = client_tuple(settings, packet, destination);
+    // Before the destination is looked at: who deletes it begins an epoch afterwards.
+    let epoch = settings.epoch();
+    if IPV6 {
+        let seen = &scratch.server_addresses;
+        scratch.client_addresses = Addresses {
+            source: seen.destination,
+            destination: destination.virtual_address(),
+            other: seen.source,
+            reserved: [0; 2],
+        };
+    }
+    let port = packet.tuple.raw_source_port();
+    let its = open::client_side(settings, &tuple, &scratch.client_addresses, id, destination, port, now);
+    let next = rules::advance(tuple.protocol, 0, INACTIVE, 0, true, false);
+    maps::lay(&mut scratch.client_side, &Entry { state: next.state, flags: next.flags, epoch, ..its });
+    lay_answer::<IPV6>(scratch, now);
+    let Scratch { server_side: answer, server_addresses, .. } = scratch;
+    let interface = context.ingress_ifindex() as u32;
+    matches!(
+        forward::ask(context.ctx.cast(), interface, packet, answer, server_addresses),
+        Ok(_) | Err(NoHop::Neighbour)
+    )
+}
+
+/// Puts the server side of the connection into the scratch room, by the client side that is there.
+#[inline(always)]
+fn lay_answer<const IPV6: bool>(scratch: &mut Scratch, now: u32) {
+    maps::lay(&mut scratch.server_side, &open::answer_to(&scratch.client_side, now));
+    if IPV6 {
+        scratch.server_addresses = scratch.client_addresses.twin(CLIENT_SIDE);
+    }
+}
+
+/// Makes the connection that was prepared, and sends the datagram on.
+#[inline(always)]
+fn begin<const IPV6: bool>(
+    context: &XdpContext,
+    settings: SettingsRef,
+    packet: &Packet,
+    id: DestinationId,
+    destination: DestinationRef,
+    service: ServiceRef,
+    now: u32,
+) -> Result<Verdict, Reason> {
+    let scratch = maps::scratch()?;
+    let tuple = scratch.client_side.tuple();
+    let once = service.flags() & flags::ONE_PACKET != 0;
+    if service.flags() & flags::PERSISTENT != 0 {
+        let (slot, seen) = (destination.service(), &scratch.client_addresses);
+        let chosen = persistence::choose_or(slot, &tuple, seen, !once, now, || Some(id))?;
+        scratch.client_side.template = chosen.template;
+        // The template took its room.
+        lay_answer::<IPV6>(scratch, now);
+    }
+    let Scratch { client_side: entry, server_side: answer, server_addresses, .. } = scratch;
+    if once {
+        if entry.template != 0 {
+            persistence::persistence_confirm(entry.template);
+        }
+        connection::join_destination(entry, destination);
+        connection::leave_destination(entry);
+        maps::count_connection(settings, id);
+        maps::count_part(settings, id, Counted::Out, packet);
+        scratch.is_once = true;
+        return match forward::resolve(context, settings, packet, answer, server_addresses, now) {
+            Ok(()) => forward::send(context, packet, answer, server_addresses),
+            Err(why) => forward::without_hop(context, packet, answer, server_addresses, why),
+        };
+    }
+    // One that the client has with another destination makes way: its packets go where one entry says.
+    connection::remove(&tuple);
+    let deadline = now.wrapping_add(settings.timeout(entry.state));
+    let mut stored = open::store(deadline, now);
+    if stored == Inserted::Full && open::make_room(settings, entry, now) {
+        stored = open::store(deadline, now);
+    }
+    if stored == Inserted::Stored {
+        connection::join_destination(entry, destination);
+        maps::count_connection(settings, id);
+    } else {
+        persistence::release(entry.template);
+        if stored == Inserted::Full {
+            return Err(Reason::TableFull);
+        }
+    }
+    // Which finds it now, and sends the datagram on as an answer.
+    Ok(Verdict::GoOn(Program::Slow))
+}
+
+/// The client's flow that a datagram of a destination is an answer of.
+#[inline(always)]
+fn client_tuple(settings: SettingsRef, packet: &Packet, destination: DestinationRef) -> Tuple {
+    let tuple = packet.tuple;
+    let virtual_address = if tuple.is_ipv6() {
+        handle(destination.virtual_address(), settings.seed())
+    } else {
+        let [[a, b, c, d, ..], _] = destination.virtual_address().map(u64::to_ne_bytes);
+        u32::from_ne_bytes([a, b, c, d])
+    };
+    let client = (tuple.raw_destination(), tuple.raw_destination_port());
+    Tuple::from_raw(tuple.protocol, client, (virtual_address, destination.virtual_port()))
+}
