@@ -34,7 +34,7 @@ pub struct HandedOver {
 }
 
 /// A connection, as one listing tells it from another.
-type Key = (u8, IpAddr, u16, IpAddr, u16, IpAddr, u16, Option<String>);
+type Key = (u8, IpAddr, u16, IpAddr, u16, IpAddr, u16, Option<Vec<u8>>);
 
 /// Hands connections over to kernel IPVS, whose table must have their services and destinations. A backup daemon that runs
 /// is used; else one is started, and stopped in the end.
@@ -101,7 +101,7 @@ fn key(record: &Record<'_>) -> Key {
         virtual_port,
         record.destination,
         record.destination_port,
-        record.engine_data.map(|data| String::from_utf8_lossy(data).into_owned()),
+        record.engine_data.map(Into::into),
     )
 }
 

@@ -400,8 +400,8 @@ pub struct ConnectionReport {
     pub state: String,
     /// Seconds until it expires.
     pub expires: u32,
-    /// The persistence engine's name and data, if the entry has any.
-    pub engine: Option<(String, String)>,
+    /// The persistence engine's name and data, if the entry has any; the latter are whatever clients send.
+    pub engine: Option<(String, Vec<u8>)>,
 }
 
 /// What a director says of itself.

@@ -23,8 +23,14 @@ pub fn titles(to: &mut dyn Write, engine_data: bool) -> io::Result<()> {
     }
 }
 
-/// Appends a connection's line; with `engine_data` also its persistence engine's name and data, if any.
-pub fn write(out: &mut String, connection: &ConnectionReport, engine_data: bool, names: Option<&dyn Names>) {
+/// Writes a connection's line; with `engine_data` also its persistence engine's name and data, if any.
+pub fn write(
+    to: &mut dyn Write,
+    connection: &ConnectionReport,
+    engine_data: bool,
+    names: Option<&dyn Names>,
+) -> io::Result<()> {
+    let out = &mut String::with_capacity(128);
     let protocol = Protocol::ALL.into_iter().find(|known| known.name() == connection.protocol);
     let (minutes, seconds) = (connection.expires / 60, connection.expires % 60);
     let expires = out.len() + connection.protocol.len().max(3) + 1;
@@ -42,11 +48,16 @@ pub fn write(out: &mut String, connection: &ConnectionReport, engine_data: bool,
     out.push(' ');
     let start = out.len();
     address::write(out, connection.destination, connection.destination_port, protocol, names);
-    if let (true, Some((engine, data))) = (engine_data, &connection.engine) {
+    let mut data: &[u8] = &[];
+    if let (true, Some((engine, its))) = (engine_data, &connection.engine) {
         pad(out, start, 16);
-        let _ = write!(out, " {engine:<18} {data}");
+        let _ = write!(out, " {engine:<18} ");
+        data = its;
     }
-    out.push('\n');
+    for part in [out.as_bytes(), data, b"\n"] {
+        to.write_all(part)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -54,9 +65,9 @@ mod tests {
     use super::*;
 
     fn line(connection: &ConnectionReport, engine_data: bool) -> String {
-        let mut out = String::new();
-        write(&mut out, connection, engine_data, None);
-        out
+        let mut out = Vec::new();
+        write(&mut out, connection, engine_data, None).unwrap();
+        String::from_utf8(out).unwrap()
     }
 
     fn connection(protocol: &str, expires: u32, state: &str) -> ConnectionReport {

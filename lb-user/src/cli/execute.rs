@@ -153,13 +153,7 @@ fn list_connections(
     to: &mut dyn Write,
 ) -> io::Result<()> {
     connections::titles(to, engine_data)?;
-    let mut line = String::new();
-    for connection in connections {
-        line.clear();
-        connections::write(&mut line, connection, engine_data, names);
-        to.write_all(line.as_bytes())?;
-    }
-    Ok(())
+    connections.iter().try_for_each(|connection| connections::write(to, connection, engine_data, names))
 }
 
 fn list_as_json(

@@ -3,6 +3,7 @@
 //! A listing has all that is known, whatever columns were asked for, and numbers instead of names. Fields
 //! may be added to the schema; none changes its meaning or goes away without a new `schema` number.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -309,7 +310,10 @@ impl<'a> Connection<'a> {
             destination: Endpoint { address: report.destination, port: report.destination_port },
             state: &report.state,
             expires: report.expires,
-            engine: report.engine.as_ref().map(|(name, data)| Engine { name, data }),
+            engine: report
+                .engine
+                .as_ref()
+                .map(|(name, data)| Engine { name, data: String::from_utf8_lossy(data) }),
         }
     }
 }
@@ -323,7 +327,7 @@ struct Endpoint {
 #[derive(Serialize)]
 struct Engine<'a> {
     name: &'a str,
-    data: &'a str,
+    data: Cow<'a, str>,
 }
 
 fn protocol_name(protocol: Protocol) -> &'static str {

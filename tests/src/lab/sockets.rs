@@ -130,22 +130,23 @@ pub fn sends_much(from: &Namespace, to: SocketAddr, bytes: u32) -> Result<()> {
 
 /// Sends one datagram from a socket and waits for the answer to it.
 pub fn ask_udp(from: &UdpSocket, to: impl Into<SocketAddr>) -> Result<Answer> {
-    ask_with(from, to, "who")
+    ask_with(from, to, b"who")
 }
 
 /// The same with a message of SIP, of the call with this Call-ID.
-pub fn ask_sip(from: &UdpSocket, to: impl Into<SocketAddr>, call: &str) -> Result<Answer> {
-    ask_with(from, to, &format!("INVITE sip:bob@example.com SIP/2.0\r\nCall-ID: {call}\r\n\r\n"))
+pub fn ask_sip(from: &UdpSocket, to: impl Into<SocketAddr>, call: impl AsRef<[u8]>) -> Result<Answer> {
+    let message = [b"INVITE sip:bob@example.com SIP/2.0\r\nCall-ID: ", call.as_ref(), b"\r\n\r\n"].concat();
+    ask_with(from, to, &message)
 }
 
-fn ask_with(from: &UdpSocket, to: impl Into<SocketAddr>, message: &str) -> Result<Answer> {
+fn ask_with(from: &UdpSocket, to: impl Into<SocketAddr>, message: &[u8]) -> Result<Answer> {
     let to = to.into();
-    from.send_to(message.as_bytes(), to)?;
+    from.send_to(message, to)?;
     let mut buffer = [0; 1500];
     let (length, sender) = from.recv_from(&mut buffer).with_context(|| format!("no answer from {to}"))?;
     anyhow::ensure!(sender == to, "asked {to}, answered by {sender}");
-    let text = std::str::from_utf8(&buffer[..length])?;
-    parse(text.strip_suffix(message).context("the datagram did not come back")?)
+    let greeting = buffer[..length].strip_suffix(message).context("the datagram did not come back")?;
+    parse(std::str::from_utf8(greeting)?)
 }
 
 fn parse(line: &str) -> Result<Answer> {

@@ -165,22 +165,35 @@ fn downloads_run_on_while_the_director_changes_and_changes_back() {
 
 #[test]
 fn calls_stay_with_their_servers_while_the_director_changes_and_changes_back() {
-    let lab = Lab::new("calls", 2).unwrap();
-    let service = SocketAddr::new(VIP.into(), 5060);
+    calls_stay("calls", VIP.into(), CLIENT.into());
+}
+
+#[test]
+fn calls_over_ipv6_stay_too() {
+    calls_stay("calls6", VIP_IPV6.into(), CLIENT_IPV6.into());
+}
+
+/// Calls stay with their servers from kernel IPVS to the XDP director and back.
+fn calls_stay(name: &str, virtual_address: IpAddr, client: IpAddr) {
+    let lab = Lab::new(name, 2).unwrap();
+    lab.director.sysctl("net/ipv6/conf/all/forwarding", "1").unwrap();
+    let service = SocketAddr::new(virtual_address, 5060);
     lab.xipvs(&format!("--director kernel -A -u {service} -s rr -p 600 --pe sip")).unwrap();
     let mut servers = Vec::new();
     for server in &lab.servers {
-        let at = SocketAddr::new(server.address.into(), 5060);
+        let address = if client.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
+        let at = SocketAddr::new(address, 5060);
         servers.push(Listener::udp(server, at).unwrap());
         lab.xipvs(&format!("--director kernel -a -u {service} -r {at} -m")).unwrap();
     }
     // Each time from another port. Without templates two rounds of an odd number would not go to the same servers.
-    let ask = |call: &str| {
-        let socket = lab.client.bind(SocketAddr::new(CLIENT.into(), 0)).unwrap();
+    let ask = |call: &[u8]| {
+        let socket = lab.client.bind(SocketAddr::new(client, 0)).unwrap();
         ask_sip(&socket, service, call).unwrap().server
     };
-    let round = |calls: &[&str]| calls.iter().map(|call| ask(call)).collect::<Vec<_>>();
-    let calls = ["one@example.com", "two@example.com", "three@example.com", "four@x", "five@x"];
+    let round = |calls: &[&[u8]]| calls.iter().map(|call| ask(call)).collect::<Vec<_>>();
+    let calls: [&[u8]; 5] =
+        [b"one@example.com", b"two@example.com", b"thr\xe9e@example.com", b"four@x", b"f\xefve@x"];
     let known = &calls[..3];
     let called = round(known);
     assert_ne!(called[0], called[1]);

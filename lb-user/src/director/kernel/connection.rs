@@ -12,20 +12,21 @@ pub fn read(file: impl BufRead) -> io::Result<Vec<ConnectionReport>> {
     let mut connections = Vec::new();
     for line in file.split(b'\n').skip(1) {
         let line = line?;
-        // A persistence engine's data are whatever its clients sent.
-        let text = String::from_utf8_lossy(&line);
-        connections.push(parse(&text).ok_or_else(|| io::Error::other(format!("ip_vs_conn: {text:?}")))?);
+        let strange = || io::Error::other(format!("ip_vs_conn: {:?}", String::from_utf8_lossy(&line)));
+        connections.push(parse(&line).ok_or_else(strange)?);
     }
     Ok(connections)
 }
 
-fn parse(line: &str) -> Option<ConnectionReport> {
+fn parse(line: &[u8]) -> Option<ConnectionReport> {
     let mut rest = line;
     let mut word = || {
-        let start = rest.trim_start_matches(' ');
-        let (word, after) = start.split_once(' ').unwrap_or((start, ""));
+        let from = rest.iter().position(|byte| *byte != b' ')?;
+        let start = &rest[from..];
+        let end = start.iter().position(|byte| *byte == b' ');
+        let (word, after) = end.map_or((start, &[][..]), |end| (&start[..end], &start[end + 1..]));
         rest = after;
-        (!word.is_empty()).then_some(word)
+        str::from_utf8(word).ok()
     };
     let connection = ConnectionReport {
         protocol: word()?.into(),
@@ -39,7 +40,7 @@ fn parse(line: &str) -> Option<ConnectionReport> {
         expires: word()?.parse().ok()?,
         engine: None,
     };
-    let engine = word().map(|name| (name.to_owned(), rest.to_owned()));
+    let engine = word().map(|name| (name.to_owned(), rest.to_vec()));
     Some(ConnectionReport { engine, ..connection })
 }
 
@@ -86,10 +87,10 @@ UDP fd00:000a:0000:0000:0000:0000:0000:0077 03EA fd00:000a:0000:0000:0000:0000:0
     }
 
     #[test]
-    fn engine_data_are_kept_with_their_blanks() {
-        let line = "UDP 0A000002 13C4 0A000064 13C4 0A010102 13C4 UDP             299 sip call 1@host";
+    fn engine_data_are_kept_byte_by_byte() {
+        let line = b"UDP 0A000002 13C4 0A000064 13C4 0A010102 13C4 UDP             299 sip call 1@h\xf6st";
         let engine = parse(line).unwrap().engine.unwrap();
-        assert_eq!(engine, ("sip".to_owned(), "call 1@host".to_owned()));
+        assert_eq!(engine, ("sip".to_owned(), b"call 1@h\xf6st".to_vec()));
     }
 
     #[test]

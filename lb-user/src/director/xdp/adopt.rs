@@ -141,9 +141,8 @@ impl Foreign {
             return Err(USELESS);
         }
         let call = match &told.engine {
-            // What is no text was replaced in the listing, and is another Call-ID now.
-            Some((name, data)) if is_template && name == sip::NAME && !data.contains('\u{fffd}') => {
-                Some(CallId::of(data.as_bytes(), settings.seed).ok_or(OF_ENGINE)?)
+            Some((name, data)) if is_template && name == sip::NAME => {
+                Some(CallId::of(data, settings.seed).ok_or(OF_ENGINE)?)
             }
             // Not its client's, which it would be taken for.
             Some(_) => return Err(OF_ENGINE),

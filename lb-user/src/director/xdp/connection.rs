@@ -73,7 +73,7 @@ fn report(maps: &Maps, found: &TableEntry, expires: u32) -> ConnectionReport {
         state: state::name(entry.state).into(),
         expires,
         engine: call(found).map(|call| {
-            let text = maps.call_id(call).map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+            let text = maps.call_id(call).map(|id| id.as_bytes().to_vec());
             (sip::NAME.into(), text.unwrap_or_default())
         }),
     }

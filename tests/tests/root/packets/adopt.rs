@@ -81,7 +81,7 @@ fn what_cannot_be_placed_is_left_and_named() {
     let mut fixture = Fixture::configured(RULES);
     // The service is not persistent; and one that the kernel has given up has these ports.
     let template = ConnectionReport { client_port: 0, ..listed(1, 1, 8080, "NONE") };
-    let engine = Some(("other".to_owned(), "a@x".to_owned()));
+    let engine = Some(("other".to_owned(), b"a@x".to_vec()));
     let of_call = ConnectionReport { engine, ..template.clone() };
     let given_up = ConnectionReport { virtual_port: 65535, destination_port: 65535, ..template.clone() };
     let connections = [

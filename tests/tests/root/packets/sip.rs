@@ -33,6 +33,7 @@ pub fn templates(fixture: &mut Fixture) -> Vec<String> {
     let mut rows: Vec<_> = listed
         .map(|row| {
             let (engine, data) = row.engine.unwrap_or_default();
+            let data = data.escape_ascii();
             format!("{} {} {} {engine} {data}", row.protocol, row.client, row.destination)
         })
         .collect();
@@ -148,21 +149,25 @@ fn templates_of_calls_end_and_make_way() {
 #[test]
 fn calls_go_on_where_another_director_had_them() {
     let mut fixture = Fixture::configured(RULES);
-    for (port, call) in [(40000, "one"), (40001, "two")] {
-        let frame = message(client(port), &format!("Call-ID: {call}@example.com"));
-        assert_eq!(fixture.send(CLIENTS, &frame.bytes()).reason, None);
+    // The third with a letter of Latin-1, which alone is no text to most.
+    let calls: [&[u8]; 3] = [b"one@example.com", b"two@example.com", b"thr\xe9e@example.com"];
+    let of_call = |port, call: &[u8]| {
+        Frame::udp(client(port), SIP).payload([b"INVITE\r\nCall-ID: ", call, b"\r\n\r\n"].concat())
+    };
+    for (port, call) in (40000..).zip(calls) {
+        assert_eq!(fixture.send(CLIENTS, &of_call(port, call).bytes()).reason, None);
     }
     let wanted = templates(&mut fixture);
     let listed = fixture.director.connections().unwrap();
     let (told, lost) = fixture.director.sync_records().unwrap();
-    assert_eq!((told.len(), listed.len(), lost), (4, 4, 0));
+    assert_eq!((told.len(), listed.len(), lost), (6, 6, 0));
     drop(fixture);
 
     for is_listed in [false, true] {
         let mut fixture = Fixture::configured(RULES);
         if is_listed {
             let takeover = fixture.director.adopt(&listed).unwrap();
-            assert_eq!((takeover.taken, takeover.left.len()), (4, 0), "{takeover:?}");
+            assert_eq!((takeover.taken, takeover.left.len()), (6, 0), "{takeover:?}");
         } else {
             let records: Vec<Record<'_>> = told.iter().map(Told::record).collect();
             for fate in [Adopted::Taken, Adopted::Renewed] {
@@ -173,20 +178,21 @@ fn calls_go_on_where_another_director_had_them() {
         }
         assert_eq!(templates(&mut fixture), wanted);
         // The first that nobody was told of begins the turn of destinations.
+        let [one, two, three] = calls;
         for (port, call, number) in
-            [(41000, "two", 1), (41001, "one", 2), (41002, "two", 1), (41003, "three", 2)]
+            [(41000, two, 1), (41001, one, 2), (41002, three, 2), (41003, two, 1), (41004, b"four", 2)]
         {
-            let field = format!("Call-ID: {call}@example.com");
-            let frame = message(client(port), &field);
+            let frame = of_call(port, call);
             let (to, out) = match number {
                 1 => (server(1, 5080), frame.clone().destination(server(1, 5080)).sent(to_server(1))),
                 _ => (server(2, 5060), frame.clone().sent(to_server(2))),
             };
-            fixture.expect(&field, CLIENTS, &frame, Expected::Redirect(out), &made(&frame, to));
+            let what = call.escape_ascii().to_string();
+            fixture.expect(&what, CLIENTS, &frame, Expected::Redirect(out), &made(&frame, to));
         }
         // They belong to calls: a service without the engine has nothing of them.
         fixture.ipvsadm("-E -u 192.168.1.100:5060 -s rr -p 300");
-        let frame = Frame::udp(client(41004), SIP);
+        let frame = Frame::udp(client(41005), SIP);
         assert_eq!(fixture.send(CLIENTS, &frame.bytes()).reason, None);
         let without = |row: &String| row.ends_with("  ");
         assert_eq!(templates(&mut fixture).iter().filter(|row| without(row)).count(), 1);
