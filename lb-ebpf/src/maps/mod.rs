@@ -39,7 +39,7 @@ pub use self::stats::{
     Counted, add_counted, count_connection, count_packet, count_part, estimate, recall_hop, remember_hop,
 };
 pub use self::table::{
-    DestinationRef, MarksRef, ServiceRef, SetHeaderRef, arena_line, arena_number, service_slot,
+    DestinationRef, LineRef, MarksRef, ServiceRef, SetHeaderRef, arena_line, arena_number, service_slot,
     service_slot_ipv6, set_arena_number,
 };
 

@@ -218,6 +218,14 @@ impl LineRef {
         // SAFETY: the pointer is to an element, the index masked to its length.
         unsafe { read_volatile(addr_of!((*self.0)[index])) }
     }
+
+    /// [`LineRef::number`] of an index that is known.
+    #[inline(always)]
+    pub fn number_at<const INDEX: usize>(self) -> u32 {
+        const { assert!(INDEX < LINE) };
+        // SAFETY: the pointer is to an element, which has so many numbers.
+        unsafe { read_volatile(addr_of!((*self.0)[INDEX])) }
+    }
 }
 
 /// A destination, read field by field.

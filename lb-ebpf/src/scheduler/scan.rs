@@ -8,7 +8,7 @@ use lb_common::scheduler::{Candidate, Cursor, MAX_PASSES, Search};
 use lb_common::service::{LINE, SetHeader};
 
 use crate::machine::{opaque, settled_reference};
-use crate::maps::{self, DestinationRef, SetHeaderRef};
+use crate::maps::{self, DestinationRef, LineRef, SetHeaderRef};
 
 /// No destination.
 pub const NOBODY: u64 = u64::MAX;
@@ -107,19 +107,39 @@ fn run_over_few<S: Search + 'static>(line: u32, header: &SetHeader, search: S) -
 #[inline(always)]
 fn consider_few<S: Search>(pass: &mut Pass<S>) {
     let Some(numbers) = maps::arena_line(pass.line) else { return };
-    if S::ROTATES && pass.first >= pass.length {
+    if S::ROTATES {
+        return consider_around(pass, numbers);
+    }
+    // A loop that is written out: where each number lies is known then.
+    macro_rules! consider {
+        ($($position:literal)+) => {$(
+            if $position >= pass.length {
+                return;
+            }
+            // In the map all the time: what the search has seen is just numbers to the verifier, whatever way led to them.
+            let pass = settled_reference(pass);
+            let Some(seen) = candidate(numbers.number_at::<$position>()) else { return };
+            if pass.search.consider($position, &seen) {
+                return;
+            }
+        )+};
+    }
+    const { assert!(LINE == 16) };
+    consider!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+}
+
+/// [`consider_few`], of a search that does not begin with the first.
+#[inline(always)]
+fn consider_around<S: Search>(pass: &mut Pass<S>, numbers: LineRef) {
+    if pass.first >= pass.length {
         pass.first = 0;
     }
     let mut index = 0;
     while index < LINE as u32 && index < pass.length {
-        // In the map all the time: what the search has seen is just numbers to the verifier, whatever way led to them.
         let pass = settled_reference(pass);
-        let mut position = index;
-        if S::ROTATES {
-            position = position.wrapping_add(pass.first);
-            if position >= pass.length {
-                position = position.wrapping_sub(pass.length);
-            }
+        let mut position = index.wrapping_add(pass.first);
+        if position >= pass.length {
+            position = position.wrapping_sub(pass.length);
         }
         let Some(candidate) = candidate(numbers.number(position)) else { return };
         if pass.search.consider(position, &candidate) {
