@@ -90,21 +90,25 @@ fn shown(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The commands that have netfilter mark packets as a rule of ours does, for every family that the rule is for.
+/// The commands that have netfilter mark packets as a rule of ours does, for every family that the rule is for: those that come in,
+/// and if it is for no interface those of the director itself.
 pub fn iptables(words: &[&str]) -> Result<String, String> {
     let [mark, options @ ..] = words else { return Err("no mark".into()) };
-    let mut programs = vec!["iptables", "ip6tables"];
-    let mut line = "-t mangle -A PREROUTING".to_owned();
+    let (mut programs, mut chains) = (vec!["iptables", "ip6tables"], vec!["PREROUTING", "OUTPUT"]);
+    let (mut protocol, mut line) = (String::new(), String::new());
     for option in options.chunks(2) {
         let [name, value] = option else { return Err(format!("{option:?} wants a value")) };
         let ports = value.replace('-', ":");
         match *name {
             "--family" => programs.retain(|program| program.contains('6') == (*value == "ipv6")),
             // Ports are known once the protocol is.
-            "--protocol" => line.insert_str(0, &format!("-p {value} ")),
+            "--protocol" => protocol = format!("-p {value}"),
             "--source-ports" => line += &format!(" --sport {ports}"),
             "--destination-ports" => line += &format!(" --dport {ports}"),
-            "--interface" => line += &format!(" -i {value}"),
+            "--interface" => {
+                chains.truncate(1);
+                line += &format!(" -i {value}");
+            }
             "--source" | "--destination" => {
                 programs.retain(|program| program.contains('6') == value.contains(':'));
                 line += &format!(" {name} {value}");
@@ -112,8 +116,13 @@ pub fn iptables(words: &[&str]) -> Result<String, String> {
             other => return Err(format!("{other}: no such option")),
         }
     }
-    let commands: Vec<String> =
-        programs.iter().map(|program| format!("{program} {line} -j MARK --set-mark {mark}")).collect();
+    let mut commands = Vec::new();
+    for program in programs {
+        for chain in &chains {
+            commands
+                .push(format!("{program} {protocol} -t mangle -A {chain}{line} -j MARK --set-mark {mark}"));
+        }
+    }
     Ok(commands.join(" && "))
 }
 
