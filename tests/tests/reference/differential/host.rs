@@ -86,6 +86,18 @@ pub fn configure() {
     assert!(ip.wait().unwrap().success(), "{lines:#?}");
 }
 
+/// Has the stack of the namespace that the calling thread is in forget what it has learned of paths. What it knows of IPv6's
+/// lies with each route.
+pub fn forget() {
+    shell(&format!(
+        "ip route flush cache && \
+         ip -6 route replace fd00:1::/64 dev clients proto kernel metric 256 && \
+         ip -6 route replace fd00:2::/64 dev servers proto kernel metric 256 && \
+         ip -6 route replace default via {ROUTER6}"
+    ))
+    .unwrap();
+}
+
 fn shown(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

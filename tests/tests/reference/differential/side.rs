@@ -28,7 +28,7 @@ use xipvs::table::Timeouts;
 
 use super::super::namespace;
 use super::frame::Frame;
-use super::host::{CLIENTS, ROUTER, ROUTER6, SERVERS, configure, iptables, is_own, is_server, shell};
+use super::host::{CLIENTS, ROUTER, ROUTER6, SERVERS, configure, forget, iptables, is_own, is_server, shell};
 use super::own::{NO_LINK, Own};
 use super::packet::{self, Mac, Shape, mac_of, quotable};
 use super::pieces;
@@ -124,6 +124,7 @@ impl Side {
         if std::mem::take(&mut self.reconfigured) {
             shell("ip link set clients mtu 1500; ip link set servers mtu 1500").unwrap();
         }
+        forget();
         let Either::Xdp(director) = &mut self.director else { panic!("kernel IPVS is made anew") };
         director.flush().unwrap();
         director.set_timeouts(&Timeouts::default()).unwrap();
