@@ -22,6 +22,20 @@ use crate::packet::{Window, cut, move_head};
 use crate::tunnel::LINK;
 use crate::{balance, clock, connection, sum, tunnel};
 
+/// Leaves it to the program that tells senders why their packets go no further, if there is an error for the reason.
+#[inline(always)]
+pub fn leave_to_tell<const IPV6: bool>(reason: Reason) -> Result<Program, Reason> {
+    if rules::error_for(reason, IPV6).is_none() {
+        return Err(reason);
+    }
+    let scratch = maps::scratch()?;
+    if scratch.is_untold {
+        return Err(reason);
+    }
+    scratch.why = reason;
+    Ok(Program::Tell)
+}
+
 /// Tells the sender of the packet in the scratch room why it goes no further. The error goes back the way that the
 /// packet came.
 #[inline(always)]
@@ -80,17 +94,24 @@ pub fn tell<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         let header = window.bytes_mut(network).ok_or(reason)?;
         rules::write_error(header, from, told, identification, message, quote);
     }
+    count_told(settings, scratch, reason, room as u16 + quoted);
+    Ok(forward::back(context))
+}
+
+/// Counts an error of ours, of so many bytes.
+///
+/// To IPVS, what the director says for the virtual address is an answer of a connection that does not masquerade, if it finds
+/// one.
+#[inline(always)]
+pub fn count_told(settings: SettingsRef, scratch: &Scratch, reason: Reason, length: u16) {
     maps::count(reason);
     let entry = &scratch.client_side;
-    // To IPVS, what the director says for the virtual address is an answer of a connection that does not masquerade, if
-    // it finds one.
     if matches!(reason, Reason::TooBig | Reason::TimeExceeded | Reason::NoRoute)
         && !entry.has_twin()
         && !scratch.is_once
     {
-        maps::count_packet(settings, entry.destination, Counted::Out, room as u16 + quoted);
+        maps::count_packet(settings, entry.destination, Counted::Out, length);
     }
-    Ok(forward::back(context))
 }
 
 /// Takes a hop off a packet.
@@ -122,7 +143,7 @@ fn towards_masquerading<const IPV6: bool>(packet: &Packet, address: [u64; 2]) ->
 
 /// The largest packet of a client that the way to its destination takes.
 #[inline(always)]
-fn next_mtu(entry: &Entry) -> u16 {
+pub fn next_mtu(entry: &Entry) -> u16 {
     if entry.is_tunnelled() { tunnel::mtu(entry).unwrap_or(0) } else { entry.mtu }
 }
 

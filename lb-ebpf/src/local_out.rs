@@ -16,15 +16,15 @@ use aya_ebpf::programs::TcContext;
 use lb_common::connection::{self as rules, Addresses, Entry, SERVER_SIDE, is_past, is_stale};
 use lb_common::destination::AVAILABLE;
 use lb_common::forward::End;
-use lb_common::packet::{self, Family, Packet};
+use lb_common::packet::{self, Family, Packet, UDP};
 use lb_common::protocol::Protocol;
 use lb_common::reason::{Fate, Reason};
 use lb_common::settings::Program;
 
-use crate::forward::{self, NoHop};
+use crate::forward::{self, DONT_FRAGMENT, NoHop};
 use crate::machine::opaque;
 use crate::maps::{self, Counted, DestinationRef, Scratch, SettingsRef};
-use crate::packet::{OutWindow, is_cut_later, is_own, leaves_by, set_handled};
+use crate::packet::{OutWindow, is_own, leaves_by, read, segment, set_handled};
 use crate::{balance, clock, connection, open};
 
 /// What the classifiers behind this one, and then the interface, get to see of a packet.
@@ -44,7 +44,7 @@ pub enum Verdict {
 const ON: i32 = TC_ACT_UNSPEC;
 
 /// `lo`, in every namespace.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
 /// Does with a packet what was decided.
 ///
@@ -188,12 +188,12 @@ fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdic
         return Ok(Verdict::GoOut);
     }
     let interface = leaves_by(context);
+    let mut is_too_large = false;
     let way = match forward::ask(context.as_ptr(), interface, packet, entry, addresses) {
         Ok(way) => {
             // SAFETY: reading a plain number out of a union of plain numbers.
-            if packet.length > unsafe { way.__bindgen_anon_1.mtu_result } && !is_cut_later(context) {
-                return Err(Reason::NotFragmented);
-            }
+            entry.mtu = unsafe { way.__bindgen_anon_1.mtu_result };
+            is_too_large = exceeds(context, packet, entry.mtu);
             Some(way)
         }
         // The kernel resolves it; only the largest packet that it takes is not known.
@@ -205,8 +205,19 @@ fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdic
     if way.is_some() && packet.time_to_live <= 1 {
         return Err(Reason::TimeExceeded);
     }
+    if is_too_large && is_whole::<IPV6>(context, packet) {
+        // The error quotes the packet with the hop taken off, as IPVS's does.
+        take_hop::<IPV6>(context, packet)?;
+        return Err(Reason::TooBig);
+    }
     if entry.has_twin() {
         translate::<IPV6>(context, packet, entry, addresses, End::Destination)?;
+    } else if is_too_large {
+        return Err(Reason::NotFragmented);
+    }
+    if is_too_large {
+        // The stack cuts what it forwards.
+        return Ok(Verdict::ComeIn);
     }
     let Some(way) = way else {
         // Already on its way to the director itself, or to be turned back.
@@ -214,6 +225,36 @@ fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdic
     };
     take_hop::<IPV6>(context, packet)?;
     Ok(Verdict::Redirect(way.ifindex))
+}
+
+/// Whether a packet is larger than its way takes, or those are that it is still.
+#[inline(always)]
+fn exceeds(context: &TcContext, packet: &Packet, mtu: u16) -> bool {
+    let payload = segment(context);
+    if payload == 0 {
+        return packet.length > mtu;
+    }
+    let protocol = packet.tuple.transport();
+    let header = if protocol == Protocol::Tcp.number() {
+        let mut offset = [0; 2];
+        if !read(context, usize::from(packet.transport) + 12, &mut offset) {
+            return false;
+        }
+        u32::from(offset[0] >> 4) * 4
+    } else if protocol == Protocol::Udp.number() {
+        UDP as u32
+    } else {
+        // Those of SCTP are packets of their own, each as large as it is.
+        return false;
+    };
+    u32::from(packet.transport.wrapping_sub(packet.network)) + header + payload > mtu.into()
+}
+
+/// Whether nobody may cut a packet on its way.
+#[inline(always)]
+fn is_whole<const IPV6: bool>(context: &TcContext, packet: &Packet) -> bool {
+    let mut flags = [0; 2];
+    IPV6 || read(context, usize::from(packet.network) + 6, &mut flags) && flags[0] & DONT_FRAGMENT != 0
 }
 
 /// Takes a hop off a packet, as IPVS does of the director's own too.

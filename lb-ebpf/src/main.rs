@@ -20,6 +20,7 @@ mod forward;
 mod fragment;
 mod icmp;
 mod local_out;
+mod local_tell;
 mod machine;
 mod maps;
 mod mark;
@@ -166,25 +167,37 @@ pub fn xipvs_in(context: TcContext) -> i32 {
 /// Sees packets of the director itself on their way out of an interface.
 #[classifier]
 pub fn xipvs_out(context: TcContext) -> i32 {
-    local_out::act::<false>(&context, local_out::see::<false>(&context))
+    local_out::act::<false>(&context, local_tell::or_tell::<false>(local_out::see::<false>(&context)))
 }
 
 /// [`xipvs_out`] for IPv6.
 #[classifier]
 pub fn xipvs_ipv6_out(context: TcContext) -> i32 {
-    local_out::act::<true>(&context, local_out::see::<true>(&context))
+    local_out::act::<true>(&context, local_tell::or_tell::<true>(local_out::see::<true>(&context)))
 }
 
 /// Makes a connection of the director itself and sends its first packet on.
 #[classifier]
 pub fn xipvs_out_open(context: TcContext) -> i32 {
-    local_out::act::<false>(&context, local_out::open::<false>(&context))
+    local_out::act::<false>(&context, local_tell::or_tell::<false>(local_out::open::<false>(&context)))
 }
 
 /// [`xipvs_out_open`] for IPv6.
 #[classifier]
 pub fn xipvs_ipv6_out_open(context: TcContext) -> i32 {
-    local_out::act::<true>(&context, local_out::open::<true>(&context))
+    local_out::act::<true>(&context, local_tell::or_tell::<true>(local_out::open::<true>(&context)))
+}
+
+/// Tells the director itself why a packet of its own goes no further.
+#[classifier]
+pub fn xipvs_out_tell(context: TcContext) -> i32 {
+    local_out::act::<false>(&context, local_tell::tell::<false>(&context))
+}
+
+/// [`xipvs_out_tell`] for IPv6.
+#[classifier]
+pub fn xipvs_ipv6_out_tell(context: TcContext) -> i32 {
+    local_out::act::<true>(&context, local_tell::tell::<true>(&context))
 }
 
 /// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.
@@ -193,16 +206,10 @@ fn or_tell<const IPV6: bool>(
     context: &XdpContext,
     outcome: Result<Verdict, Reason>,
 ) -> Result<Verdict, Reason> {
-    let reason = match or_by_stack(context, outcome) {
-        Err(reason) if lb_common::icmp::error_for(reason, IPV6).is_some() => reason,
-        other => return other,
-    };
-    let scratch = maps::scratch()?;
-    if scratch.is_untold {
-        return Err(reason);
+    match or_by_stack(context, outcome) {
+        Err(reason) => icmp::leave_to_tell::<IPV6>(reason).map(Verdict::GoOn),
+        other => other,
     }
-    scratch.why = reason;
-    Ok(Verdict::GoOn(Program::Tell))
 }
 
 /// Does with a packet what was decided.

@@ -165,6 +165,7 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
         return Err(Reason::OwnLeftAlone);
     }
     let once = is_once(service, &tuple);
+    scratch.is_once = once;
     // Before the destination is chosen: who deletes it begins an epoch afterwards.
     let epoch = settings.epoch();
     let Choice { destination: id, template } = choose(slot, service, &tuple, seen, !once, now)?;

@@ -6,7 +6,8 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
+    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_adjust_meta,
+    bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::packet::Frame;
@@ -36,29 +37,6 @@ impl Window {
         // SAFETY: the kernel has no packet at address 0. Else every range that is found would be compared with that.
         unsafe { assert_unchecked(start != 0) };
         Self { start, end: context.data_end(), context: context.ctx }
-    }
-
-    /// As [`Window::of`].
-    ///
-    /// # Safety
-    ///
-    /// The context is the running program's own.
-    #[inline(always)]
-    pub unsafe fn of_raw(context: *mut xdp_md) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Self { start: (*context).data as usize, end: (*context).data_end as usize, context } }
-    }
-
-    /// The `N` bytes from `offset` on, wherever in the packet that is.
-    #[inline(always)]
-    pub fn far_bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        // Hidden, because the compiler would compare with the byte before, from which the verifier learns nothing.
-        let past = opaque((self.start + (offset & FAR_MASK) + N) as u64) as usize;
-        if past > self.end {
-            return None;
-        }
-        // SAFETY: the range lies inside the packet, checked above.
-        Some(unsafe { &*((past - N) as *const [u8; N]) })
     }
 
     /// The `N` bytes from `offset` on, to write.
@@ -100,6 +78,50 @@ impl Frame for Window {
             read_volatile(addr_of!((*self.context).data_end)) as usize
                 - read_volatile(addr_of!((*self.context).data)) as usize
         }
+    }
+}
+
+/// A packet whose contents can be read wherever they lie.
+pub trait Contents: Frame {
+    /// What the kernel hands a program that sees such packets.
+    type Context;
+
+    /// The packet as it lies now.
+    ///
+    /// # Safety
+    ///
+    /// The context is the running program's own.
+    unsafe fn of_raw(context: *mut Self::Context) -> Self;
+
+    /// Where the bytes begin and end.
+    fn bounds(&self) -> (usize, usize);
+
+    /// The `N` bytes from `offset` on, wherever in the packet that is.
+    #[inline(always)]
+    fn far_bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let (start, end) = self.bounds();
+        // Hidden, because the compiler would compare with the byte before, from which the verifier learns nothing.
+        let past = opaque((start + (offset & FAR_MASK) + N) as u64) as usize;
+        if past > end {
+            return None;
+        }
+        // SAFETY: the range lies inside the packet, checked above.
+        Some(unsafe { &*((past - N) as *const [u8; N]) })
+    }
+}
+
+impl Contents for Window {
+    type Context = xdp_md;
+
+    #[inline(always)]
+    unsafe fn of_raw(context: *mut xdp_md) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self { start: (*context).data as usize, end: (*context).data_end as usize, context } }
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        (self.start, self.end)
     }
 }
 
@@ -256,6 +278,37 @@ impl Frame for OutWindow {
     }
 }
 
+/// As far as it lies in one piece.
+impl Contents for OutWindow {
+    type Context = __sk_buff;
+
+    #[inline(always)]
+    unsafe fn of_raw(context: *mut __sk_buff) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self { start: (*context).data as usize, end: (*context).data_end as usize, context } }
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        (self.start, self.end)
+    }
+}
+
+/// Cuts a packet that the stack has off after so many bytes, makes one of several, and has it lie in one piece; existing windows
+/// are void after it.
+#[inline(always)]
+pub fn cut_own(context: &TcContext, length: u32) -> bool {
+    // SAFETY: the context is the program's own; the helper checks that the headers stay.
+    unsafe { bpf_skb_change_tail(context.skb.skb, length, 0) == 0 && context.pull_data(length).is_ok() }
+}
+
+/// Makes so much room before a packet that the stack has; existing windows are void after it.
+#[inline(always)]
+pub fn make_room(context: &TcContext, room: usize) -> bool {
+    // SAFETY: as above.
+    unsafe { bpf_skb_change_head(context.skb.skb, room as u32, 0) == 0 }
+}
+
 /// Whether a packet on its way out comes from a socket of this machine, and no program of ours has seen it: what is forwarded
 /// has come in on an interface.
 #[inline(always)]
@@ -282,9 +335,9 @@ pub fn leaves_by(context: &TcContext) -> u32 {
     unsafe { read_volatile(addr_of!((*context.skb.skb).ifindex)) }
 }
 
-/// Whether a packet is several still, which fit each.
+/// Bytes of payload in each of those that a packet is still; 0 if it is one.
 #[inline(always)]
-pub fn is_cut_later(context: &TcContext) -> bool {
+pub fn segment(context: &TcContext) -> u32 {
     // SAFETY: as above.
-    unsafe { read_volatile(addr_of!((*context.skb.skb).gso_size)) != 0 }
+    unsafe { read_volatile(addr_of!((*context.skb.skb).gso_size)) }
 }

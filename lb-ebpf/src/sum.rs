@@ -5,14 +5,12 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_loop;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::checksum::Sum;
-use lb_common::packet::Frame;
 
 use crate::maps::{self, Summing};
-use crate::packet::Window;
+use crate::packet::{Contents, OutWindow, Window};
 
 /// Bytes that are summed in one step.
 const STEP: usize = 32;
@@ -20,21 +18,33 @@ const STEP: usize = 32;
 /// Sums so many bytes of the packet from an offset on; nothing if it has not so many.
 #[inline(always)]
 pub fn sum(context: &XdpContext, from: usize, length: usize) -> Option<Sum> {
-    if from + length > Window::of(context).length() {
+    sum_of::<Window>(context.ctx, from, length)
+}
+
+/// [`sum`], of a packet that the stack has, as far as it lies in one piece.
+#[inline(always)]
+pub fn sum_own(context: &TcContext, from: usize, length: usize) -> Option<Sum> {
+    sum_of::<OutWindow>(context.skb.skb, from, length)
+}
+
+#[inline(always)]
+fn sum_of<C: Contents>(mut context: *mut C::Context, from: usize, length: usize) -> Option<Sum> {
+    // SAFETY: both callers pass the program's own context.
+    if from + length > unsafe { C::of_raw(context) }.length() {
         return None;
     }
     let scratch = maps::scratch().ok()?;
     scratch.summing = Summing { from: from as u32, length: length as u32, sum: Sum::ZERO };
-    let mut packet = context.ctx;
+    let steps = length.div_ceil(STEP) as u32;
     // SAFETY: the callback has the signature that the helper calls, and gets the pointer it expects.
-    unsafe { bpf_loop(length.div_ceil(STEP) as u32, step as *mut c_void, (&raw mut packet).cast(), 0) };
+    unsafe { bpf_loop(steps, step::<C> as *mut c_void, (&raw mut context).cast(), 0) };
     Some(maps::scratch().ok()?.summing.sum)
 }
 
 /// Sums one step, or what is left of one.
-extern "C" fn step(number: u32, packet: *mut *mut xdp_md) -> i64 {
-    // SAFETY: `sum` passes the program's context.
-    let window = unsafe { Window::of_raw(*packet) };
+extern "C" fn step<C: Contents>(number: u32, packet: *mut *mut C::Context) -> i64 {
+    // SAFETY: `sum_of` passes the program's context.
+    let window = unsafe { C::of_raw(*packet) };
     let Ok(scratch) = maps::scratch() else { return 1 };
     let summing = &mut scratch.summing;
     let done = number as usize * STEP;

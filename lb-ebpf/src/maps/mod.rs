@@ -19,9 +19,9 @@ use lb_common::checksum::Sum;
 use lb_common::connection::{AddressSet, Addresses, Entry, Set, holds};
 use lb_common::destination::{CounterLine, Destination, DestinationId, DestinationKey, Masquerading};
 use lb_common::fragment::{Datagram, Ports};
-use lb_common::icmp::{Limit, Received};
+use lb_common::icmp::{ERROR_IPV6, Limit, Received};
 use lb_common::mark::Rule;
-use lb_common::packet::{IPV4, IPV6, Packet};
+use lb_common::packet::{ETHERNET, IPV4, IPV6, Packet};
 use lb_common::reason::{REASON_SLOTS, Reason};
 use lb_common::scheduler::cache::{CacheKey, Cached};
 use lb_common::service::{LINE, Service, ServiceKey, ServiceKeyIpv6};
@@ -211,6 +211,8 @@ pub struct Scratch {
     pub summing: Summing,
     /// The header of a packet that the stack has.
     pub headers: Headers,
+    /// What an ICMP error about such a packet begins with.
+    pub front: [u8; ETHERNET + ERROR_IPV6],
     /// Why the packet goes no further.
     pub why: Reason,
     /// Nobody is told about the packet: it is an ICMP error itself, or a later fragment.

@@ -1,10 +1,13 @@
 //! What the director itself sends: answers of services whose real server is the director, and connections to virtual addresses.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 use tests::lab::namespace::Namespace;
 use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting, sends_much};
 use tests::lab::{CLIENT, CLIENT_IPV6, DIRECTOR_CLIENTS, DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6};
@@ -293,20 +296,123 @@ fn a_virtual_address_that_the_director_only_has_a_route_to_is_balanced_for_itsel
     Ok(())
 }
 
+/// A datagram socket of the director that is connected, which has it hear of ICMP errors.
+fn connected(lab: &Lab, from: IpAddr, to: SocketAddr) -> Result<UdpSocket> {
+    let socket = lab.director.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+/// The error that a socket is told of which waits for an answer.
+fn told(socket: &UdpSocket) -> Result<i32> {
+    let error = socket.recv(&mut [0; 16]).err().context("answered")?;
+    error.raw_os_error().context("no error of the kernel")
+}
+
+/// A virtual address that the director has only a route to, and one of its own addresses, for each family.
+const ROUTED: [(&str, &str); 2] = [("203.0.113.5", "192.168.1.1"), ("2001:db8:5::5", "fd00:1::1")];
+
+fn add_routes(lab: &Lab) -> Result<()> {
+    let [(ipv4, _), (ipv6, _)] = ROUTED;
+    lab.director.ip(&[
+        &format!("route add {ipv4}/32 via {CLIENT}"),
+        &format!("route add {ipv6}/128 via {CLIENT_IPV6}"),
+    ])
+}
+
 #[test]
-fn without_a_server_the_directors_own_connection_is_dropped_and_counted() -> Result<()> {
+fn without_a_server_the_directors_own_sockets_are_refused_and_it_is_counted() -> Result<()> {
     let lab = Lab::new("own-none", 1)?;
+    add_routes(&lab)?;
     lab.attach()?;
-    lab.xipvs(&format!("-A -t {VIP}:80 -s rr"))?;
-    lab.xipvs(&format!("-a -t {VIP}:80 -r {}:80 -m -w 0", lab.servers[0].address))?;
     let _own = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 80))?;
-    let from = SocketAddr::new(DIRECTOR_SERVERS.into(), 0);
-    let asked = lab.director.run(&format!("curl --max-time 1 --interface {} http://{VIP}/", from.ip()));
-    assert!(asked.is_err());
-    assert!(lab.xipvs("status")?.contains("no-destination"));
+    for ((vip, _, director), (routed, source)) in families().into_iter().zip(ROUTED) {
+        let server: IpAddr =
+            if vip.is_ipv4() { lab.servers[0].address.into() } else { lab.servers[0].address_ipv6.into() };
+        for (vip, from) in [(vip, vip), (vip, director), (routed.parse()?, source.parse()?)] {
+            let to = SocketAddr::new(vip, 80);
+            for option in ["-t", "-u"] {
+                // The same address again, from another.
+                if from == director {
+                    break;
+                }
+                lab.xipvs(&format!("-A {option} {to} -s rr"))?;
+                lab.xipvs(&format!("-a {option} {to} -r {} -m -w 0", SocketAddr::new(server, 80)))?;
+            }
+            let refused = lab.director.connect_from(from, to).err().context("connected")?;
+            assert_eq!(refused.root_cause().downcast_ref(), Some(&Errno::ECONNREFUSED), "{to}: {refused:#}");
+            let socket = connected(&lab, from, to)?;
+            for _ in 0..3 {
+                socket.send(b"who")?;
+                assert_eq!(told(&socket)?, libc::ECONNREFUSED, "{to} from {from}");
+            }
+        }
+    }
+    let status = lab.xipvs("status")?;
+    let line = status.lines().find(|line| line.contains("no-destination")).context("not counted")?;
+    let counted: u32 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    // Two families, three ways, a segment and three datagrams each; a segment is sent again if the kernel is told within the call
+    // that sends it.
+    assert!(counted >= 24, "{line}");
     // What no service takes is the stack's.
     let _other = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 90))?;
     assert_eq!(ask_tcp(&lab.director, SocketAddr::new(VIP.into(), 90))?.server, "director");
+    Ok(())
+}
+
+#[test]
+fn the_directors_own_sockets_are_told_that_no_hop_is_left() -> Result<()> {
+    let lab = Lab::new("own-hops", 1)?;
+    lab.attach()?;
+    for (vip, _, director) in families() {
+        let to = SocketAddr::new(vip, 53);
+        add_service(&lab, "-u", to, 5353, "-m")?;
+        let socket = connected(&lab, director, to)?;
+        // Only those who ask for more than refusals are told.
+        if vip.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+            setsockopt(&socket, sockopt::Ipv4Ttl, &1)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+            setsockopt(&socket, sockopt::Ipv6Ttl, &1)?;
+        }
+        socket.send(b"who")?;
+        assert_eq!(told(&socket)?, libc::EHOSTUNREACH, "{to}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_directors_own_sockets_learn_how_much_the_way_to_a_server_takes() -> Result<()> {
+    let lab = Lab::new("own-large", 1)?;
+    without_virtual_addresses(&lab)?;
+    add_routes(&lab)?;
+    let server = &lab.servers[0];
+    let _web = Listener::tcp(server, 8080)?;
+    // Of the way there only: a veth takes nothing that is larger than what it may send.
+    lab.director.ip(&[
+        &format!("route add {}/32 dev servers mtu lock 1400", server.address),
+        &format!("route add {}/128 dev servers mtu lock 1400", server.address_ipv6),
+    ])?;
+    lab.attach()?;
+    for ((vip, _, director), (routed, _)) in families().into_iter().zip(ROUTED) {
+        // The server would take segments that fill 1,500 bytes, and they leave many at once.
+        let to = SocketAddr::new(routed.parse()?, 80);
+        add_service(&lab, "-t", to, 8080, "-m")?;
+        sends_much(&lab.director, to, MUCH).with_context(|| to.to_string())?;
+
+        let at: IpAddr = if vip.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
+        let _dns = Listener::udp(server, SocketAddr::new(at, 5353))?;
+        let to = SocketAddr::new(vip, 53);
+        add_service(&lab, "-u", to, 5353, "-m")?;
+        let socket = connected(&lab, director, to)?;
+        socket.send(&[0; 1440])?;
+        assert_eq!(told(&socket)?, libc::EMSGSIZE, "{to}");
+        let fits = [0; 1300];
+        socket.send(&fits)?;
+        assert!(socket.recv(&mut [0; 1500])? > fits.len(), "{to}");
+    }
+    assert!(lab.xipvs("status")?.contains("too-big"));
     Ok(())
 }
 

@@ -58,8 +58,12 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
     (Program::Ipv6Callback, "xipvs_ipv6_callback"),
 ];
 /// What packets of the director itself go on in.
-const OWN_CONTINUATIONS: [(Program, &str); 2] =
-    [(Program::Open, "xipvs_out_open"), (Program::Ipv6Open, "xipvs_ipv6_out_open")];
+const OWN_CONTINUATIONS: &[(Program, &str)] = &[
+    (Program::Open, "xipvs_out_open"),
+    (Program::Ipv6Open, "xipvs_ipv6_out_open"),
+    (Program::Tell, "xipvs_out_tell"),
+    (Program::Ipv6Tell, "xipvs_ipv6_out_tell"),
+];
 /// The map whose presence says that all is there.
 const LAST: &str = SETTINGS;
 /// The map of the settings.
@@ -307,7 +311,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
 /// Tells the programs where they go on.
 fn connect(ebpf: &mut Ebpf) -> Result<()> {
     fill(ebpf, "PROGRAMS", &CONTINUATIONS)?;
-    fill(ebpf, "OWN_PROGRAMS", &OWN_CONTINUATIONS)
+    fill(ebpf, "OWN_PROGRAMS", OWN_CONTINUATIONS)
 }
 
 /// Puts programs into the slots of an array.
