@@ -7,19 +7,31 @@
 use aya_ebpf::programs::XdpContext;
 use lb_common::connection::holds;
 use lb_common::fragment::{self as rules, Ports};
+use lb_common::packet::{Frame, Packet};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
 use crate::forward::Verdict;
+use crate::maps::{self, SettingsRef};
 use crate::packet::Window;
-use crate::{balance, clock, maps};
+use crate::{balance, clock};
 
 /// Puts the headers of a fragment, or of a packet of IPsec, into the scratch room, with the ports of its datagram or key exchange.
 #[inline(always)]
 pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let (settings, _, network) = balance::begin(context)?;
-    let frame = &Window::of(context);
+    keep::<IPV6>(&Window::of(context), settings, network)?;
+    Ok(Verdict::GoOn(Program::Slow))
+}
+
+/// [`go_on`], of any frame; its headers.
+#[inline(always)]
+pub fn keep<const IPV6: bool>(
+    frame: &impl Frame,
+    settings: SettingsRef,
+    network: usize,
+) -> Result<Packet, Reason> {
     let fragment = if IPV6 {
         rules::read_ipv6(frame, network, settings.seed())?
     } else {
@@ -51,8 +63,8 @@ pub fn go_on<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
         scratch.ports = Ports { ports: packet.tuple.ports, until: now.wrapping_add(remembered) };
         maps::remember(&scratch.datagram, &scratch.ports);
     }
-    scratch.keep::<IPV6>(packet);
+    let packet = scratch.keep::<IPV6>(packet);
     scratch.is_untold = packet.is_later_fragment();
     scratch.follows = follows;
-    Ok(Verdict::GoOn(Program::Slow))
+    Ok(packet)
 }

@@ -25,7 +25,7 @@ use crate::forward::{self, DONT_FRAGMENT, NoHop};
 use crate::machine::opaque;
 use crate::maps::{self, Counted, DestinationRef, Scratch, SettingsRef};
 use crate::packet::{OutWindow, is_own, leaves_by, read, segment, set_handled};
-use crate::{balance, clock, connection, open};
+use crate::{balance, clock, connection, fragment, open};
 
 /// What the classifiers behind this one, and then the interface, get to see of a packet.
 #[derive(Clone, Copy)]
@@ -109,11 +109,38 @@ pub fn see<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
     if (family == Family::V6) != IPV6 {
         return Err(Reason::NotOurs);
     }
-    let packet = balance::headers_of::<IPV6>(frame, settings, network)?;
+    let packet = match balance::headers_of::<IPV6>(frame, settings, network) {
+        Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
+        packet => packet?,
+    };
+    let packet = maps::scratch()?.keep::<IPV6>(packet);
+    go_on::<IPV6>(context, settings, &packet)
+}
+
+/// [`see`], of a fragment: with the ports of its datagram, if its first one has left by here.
+#[inline(always)]
+pub fn see_fragment<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
+    let settings = maps::settings();
+    let frame = &OutWindow::of(context);
+    let (_, network) = packet::network(frame)?;
+    let packet = fragment::keep::<IPV6>(frame, settings, network)?;
+    if !packet.has_ports() && !packet.is_later_fragment() {
+        // Of IPsec.
+        return Err(Reason::OtherProtocol);
+    }
+    go_on::<IPV6>(context, settings, &packet)
+}
+
+/// Finds the flow of the packet in the scratch room; what has none may begin one.
+#[inline(always)]
+fn go_on<const IPV6: bool>(
+    context: &TcContext,
+    settings: SettingsRef,
+    packet: &Packet,
+) -> Result<Verdict, Reason> {
     let scratch = maps::scratch()?;
     // There until it is known whose they are: there is no room for them on the stack.
-    scratch.server_addresses = balance::addresses_of::<IPV6>(frame, &packet)?;
-    let packet = scratch.keep::<IPV6>(packet);
+    scratch.server_addresses = balance::addresses_of::<IPV6>(&OutWindow::of(context), packet)?;
     let now = clock::now(settings);
     if let Some(deadline) = connection::look::<IPV6>(false) {
         let scratch = maps::scratch()?;
@@ -122,12 +149,12 @@ pub fn see<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
             connection::remove_dead(&balance::client_side(&scratch.client_side), now);
         } else if IPV6 && (its.source != seen.source || its.destination != seen.destination) {
             return Err(Reason::LooksAlike);
-        } else if known(settings, &packet, deadline, &scratch.client_side, now)? {
-            return send::<IPV6>(context, &packet);
+        } else if known(settings, packet, deadline, &scratch.client_side, now)? {
+            return send::<IPV6>(context, packet);
         }
     } else if let Some(deadline) = connection::look::<IPV6>(true) {
         let scratch = maps::scratch()?;
-        if balance::answers::<IPV6>(settings, &packet, &scratch.server_addresses, scratch, deadline, now) {
+        if balance::answers::<IPV6>(settings, packet, &scratch.server_addresses, scratch, deadline, now) {
             return Ok(Verdict::GoOut);
         }
     }
@@ -173,7 +200,8 @@ fn known(
     }
     let moves = !rules::is_steady(entry.protocol, entry.state, entry.flags, packet.tcp_flags, out)
         || is_stale(deadline, now, settings.timeout(entry.state), settings.ticks_per_second());
-    if moves {
+    // The datagram has moved what it moves by its first fragment.
+    if moves && !packet.is_later_fragment() {
         connection::advance(&balance::client_side(entry), packet.tcp_flags, out, now);
     }
     Ok(true)
@@ -290,6 +318,7 @@ fn translate<const IPV6: bool>(
     };
     // Where the checksum is, and how it is written.
     let checksum = match packet.tuple.transport() {
+        _ if packet.is_later_fragment() => None,
         number if number == Protocol::Tcp.number() => Some((transport + 16, 0)),
         number if number == Protocol::Udp.number() => Some((transport + 6, u64::from(BPF_F_MARK_MANGLED_0))),
         // SCTP's does not cover addresses; what a new port makes of it depends on whether it is there, and nobody tells.
@@ -318,7 +347,7 @@ fn translate<const IPV6: bool>(
         mend(old, entry.address, 4, BPF_F_PSEUDO_HDR.into())?;
         context.store(at, &entry.address, 0).map_err(fails)?;
     }
-    if from != entry.port {
+    if from != entry.port && !packet.is_later_fragment() {
         mend(from.into(), entry.port.into(), 2, 0)?;
         context.store(port_at, &entry.port, 0).map_err(fails)?;
     }

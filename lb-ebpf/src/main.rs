@@ -188,6 +188,21 @@ pub fn xipvs_ipv6_out_open(context: TcContext) -> i32 {
     local_out::act::<true>(&context, local_tell::or_tell::<true>(local_out::open::<true>(&context)))
 }
 
+/// Balances a fragment of the director itself, by what is known of its datagram's ports.
+#[classifier]
+pub fn xipvs_out_fragment(context: TcContext) -> i32 {
+    local_out::act::<false>(
+        &context,
+        local_tell::or_tell::<false>(local_out::see_fragment::<false>(&context)),
+    )
+}
+
+/// [`xipvs_out_fragment`] for IPv6.
+#[classifier]
+pub fn xipvs_ipv6_out_fragment(context: TcContext) -> i32 {
+    local_out::act::<true>(&context, local_tell::or_tell::<true>(local_out::see_fragment::<true>(&context)))
+}
+
 /// Tells the director itself why a packet of its own goes no further.
 #[classifier]
 pub fn xipvs_out_tell(context: TcContext) -> i32 {

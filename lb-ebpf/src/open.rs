@@ -164,6 +164,9 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
     if is_by_call(service) {
         return Err(Reason::OwnLeftAlone);
     }
+    if packet.is_later_fragment() {
+        return Err(Reason::FragmentRefused);
+    }
     let once = is_once(service, &tuple);
     scratch.is_once = once;
     // Before the destination is chosen: who deletes it begins an epoch afterwards.

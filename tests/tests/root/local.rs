@@ -417,6 +417,50 @@ fn the_directors_own_sockets_learn_how_much_the_way_to_a_server_takes() -> Resul
 }
 
 #[test]
+fn datagrams_of_the_director_itself_that_leave_in_fragments_arrive() -> Result<()> {
+    let lab = Lab::new("own-fragments", 2)?;
+    without_virtual_addresses(&lab)?;
+    add_routes(&lab)?;
+    for (routed, director) in ROUTED {
+        lab.client.ip(&[&format!("route add {routed} via {director}")])?;
+    }
+    lab.attach()?;
+    for ((_, client, _), (routed, source)) in families().into_iter().zip(ROUTED) {
+        let vip: IpAddr = routed.parse()?;
+        let to = SocketAddr::new(vip, 53);
+        add_service(&lab, "-u", to, 5353, "-m")?;
+        let listen = |server: &tests::lab::Server| -> Result<Listener> {
+            let at: IpAddr = if vip.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
+            Listener::udp(server, SocketAddr::new(at, 5353))
+        };
+        let _dns: Vec<_> = lab.servers.iter().map(listen).collect::<Result<_>>()?;
+        // A server that is the director itself, and a client from outside: its answers leave in fragments.
+        let local = SocketAddr::new(vip, 54);
+        let own: IpAddr = source.parse()?;
+        lab.xipvs(&format!("-A -u {local} -s rr"))?;
+        lab.xipvs(&format!("-a -u {local} -r {} -m", SocketAddr::new(own, 5354)))?;
+        let _local = Listener::udp_in(&lab.director, "director", SocketAddr::new(own, 5354))?;
+        let sockets = [
+            (lab.director.bind(SocketAddr::new(own, 0))?, to),
+            (lab.director.bind(SocketAddr::new(own, 0))?, local),
+            (lab.client.bind(SocketAddr::new(client, 0))?, local),
+        ];
+        for (socket, to) in sockets {
+            let sent: Vec<u8> = (0..4000_u32).map(|number| (number / 7) as u8).collect();
+            let mut got = [0; 8000];
+            for _ in 0..REQUESTS {
+                socket.send_to(&sent, to)?;
+                let (length, from) = socket.recv_from(&mut got).with_context(|| to.to_string())?;
+                ensure!(from == to && got[..length].ends_with(&sent), "{length} bytes from {from}");
+            }
+            let counted = sums(&lab, &format!("-u {to}"))?;
+            assert_eq!(counted[1..], [REQUESTS * counted[0], REQUESTS * counted[0]], "{to}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_tunnel_does_not_take_what_the_director_itself_sends() -> Result<()> {
     let lab = Lab::new("own-tunnel", 1)?;
     lab.attach()?;

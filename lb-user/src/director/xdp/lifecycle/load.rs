@@ -61,6 +61,8 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
 const OWN_CONTINUATIONS: &[(Program, &str)] = &[
     (Program::Open, "xipvs_out_open"),
     (Program::Ipv6Open, "xipvs_ipv6_out_open"),
+    (Program::Fragment, "xipvs_out_fragment"),
+    (Program::Ipv6Fragment, "xipvs_ipv6_out_fragment"),
     (Program::Tell, "xipvs_out_tell"),
     (Program::Ipv6Tell, "xipvs_ipv6_out_tell"),
 ];
