@@ -23,6 +23,7 @@ pub mod mark;
 pub mod offload;
 pub mod packet;
 pub mod persistence;
+pub mod piece;
 pub mod protocol;
 pub mod reason;
 pub mod scheduler;

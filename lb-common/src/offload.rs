@@ -44,8 +44,10 @@ impl Segment {
         Self::new(IPV6 as u16, length, *protocol, Sum::ZERO.with(addresses))
     }
 
+    /// Told by the length of the IP header with all that belongs to it, that of the segment, its protocol, and the sum of both
+    /// addresses.
     #[inline(always)]
-    fn new(header: u16, length: u16, protocol: u8, addresses: Sum) -> Option<Self> {
+    pub fn new(header: u16, length: u16, protocol: u8, addresses: Sum) -> Option<Self> {
         let (place, least) = match Protocol::from_number(protocol)? {
             Protocol::Tcp => (16, 20),
             Protocol::Udp => (6, 8),
@@ -63,6 +65,12 @@ impl Segment {
     pub const fn left(self) -> [u8; 2] {
         let [high, low] = self.pseudo.finish();
         [!high, !low]
+    }
+
+    /// The sum of all of the segment once its checksum is right, whatever it contains: with that of the pseudo-header it is zero.
+    #[inline(always)]
+    pub fn summed(self) -> Sum {
+        Sum::ZERO.with(&self.pseudo.finish())
     }
 
     /// The checksum, if it was left to others: from the sum of all of the segment, [`left`](Self::left) in its place. Nothing
@@ -105,6 +113,8 @@ mod tests {
         let mut bytes = SEGMENT;
         bytes[16..18].copy_from_slice(&segment.left());
         assert_eq!(segment.checksum(Sum::ZERO.with(&bytes)), Some(wanted));
+        bytes[16..18].copy_from_slice(&wanted);
+        assert_eq!(segment.summed().finish(), Sum::ZERO.with(&bytes).finish());
 
         let mut header = [0; IPV6];
         (header[0], header[5], header[6]) = (0x60, 21, 6);

@@ -15,8 +15,8 @@ use crate::tuple::Tuple;
 
 /// Bytes of a GRE header without a checksum.
 const GRE: usize = 4;
-/// Bytes that a GRE header's checksum takes, with the zeroes behind it.
-const GRE_CHECKSUM: usize = 4;
+/// Bytes of one with a checksum, and the zeroes behind it.
+const GRE_CHECKED: usize = 8;
 /// Bytes of a UDP and a GUE header.
 const GUE: usize = UDP + 4;
 
@@ -56,13 +56,15 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
+    /// Whether a GRE header lies between.
     #[inline(always)]
-    const fn is_gre(self) -> bool {
+    pub const fn is_gre(self) -> bool {
         self.kind == TunnelType::Gre as u8
     }
 
+    /// Whether a UDP and a GUE header lie between.
     #[inline(always)]
-    const fn is_gue(self) -> bool {
+    pub const fn is_gue(self) -> bool {
         self.kind == TunnelType::Gue as u8
     }
 
@@ -83,7 +85,7 @@ impl Tunnel {
         } else if !self.is_gre() {
             0
         } else if self.has_checksum() {
-            GRE + GRE_CHECKSUM
+            GRE_CHECKED
         } else {
             GRE
         }
@@ -160,7 +162,7 @@ pub fn read_inside(frame: &(impl Frame + ?Sized), error: &Received) -> Option<In
             if flags & 0x7f != 0 || version != 0 || [a, b] != Family::V4.ethertype() {
                 return None;
             }
-            if flags & 0x80 != 0 { GRE + GRE_CHECKSUM } else { GRE }
+            if flags & 0x80 != 0 { GRE_CHECKED } else { GRE }
         }
         17 => {
             let [first, protocol, ..]: [u8; 4] = *frame.bytes(behind + UDP)?;
@@ -305,6 +307,38 @@ pub fn write_gue(header: &mut [u8; GUE], tunnel: Tunnel, inner: Inner, hash: u32
 pub fn write_gue_checksum(header: &mut [u8; GUE], rest: Sum) {
     let checksum = checksum::udp(rest.with(header).finish());
     header[6..8].copy_from_slice(&checksum);
+}
+
+/// Writes what lies between the outer header and the packet inside, into as many of these bytes as [`Tunnel::encapsulation`]
+/// says. `hash` is the flow's; a checksum is written if there are `sums`: that over the packet inside, and that over the
+/// pseudo-header of UDP.
+#[inline(always)]
+pub fn write_between(
+    bytes: &mut [u8; MAX_ENCAPSULATION],
+    tunnel: Tunnel,
+    inner: Inner,
+    hash: u32,
+    sums: Option<(Sum, Sum)>,
+) {
+    match (tunnel.encapsulation(), sums) {
+        (GRE, _) => {
+            if let Some(header) = bytes.first_chunk_mut() {
+                write_gre(header, inner.family);
+            }
+        }
+        (GRE_CHECKED, Some((payload, _))) => {
+            if let Some(header) = bytes.first_chunk_mut() {
+                write_gre_checked(header, inner.family, payload);
+            }
+        }
+        (GUE, sums) => {
+            write_gue(bytes, tunnel, inner, hash);
+            if let Some((payload, pseudo)) = sums {
+                write_gue_checksum(bytes, pseudo.and(payload));
+            }
+        }
+        _ => {}
+    }
 }
 
 /// The sum over the pseudo-header of an outer UDP header, IPv4.

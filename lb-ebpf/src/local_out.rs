@@ -8,7 +8,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_STOLEN, TC_ACT_UNSPEC,
     bpf_redir_neigh as Neighbour, bpf_redir_neigh__bindgen_ty_1 as NeighbourAddress,
 };
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
@@ -24,7 +24,7 @@ use lb_common::settings::Program;
 use crate::forward::{self, DONT_FRAGMENT, NoHop};
 use crate::machine::opaque;
 use crate::maps::{self, Counted, DestinationRef, Scratch, SettingsRef};
-use crate::packet::{OutWindow, is_own, leaves_by, read, segment, set_handled};
+use crate::packet::{OutWindow, is_own, is_piece, leaves_by, read, segment, set_handled};
 use crate::{balance, clock, connection, fragment, open};
 
 /// What the classifiers behind this one, and then the interface, get to see of a packet.
@@ -38,6 +38,8 @@ pub enum Verdict {
     ComeIn,
     /// Another program decides.
     GoOn(Program),
+    /// Nothing: what it was is sent already.
+    Gone,
 }
 
 /// Lets those behind decide: not the same as `TC_ACT_OK`.
@@ -62,6 +64,7 @@ pub fn act<const IPV6: bool>(context: &TcContext, outcome: Result<Verdict, Reaso
             return match verdict {
                 Verdict::Redirect(interface) => redirect(interface),
                 Verdict::ComeIn => come_in(context),
+                Verdict::Gone => TC_ACT_STOLEN,
                 Verdict::GoOut | Verdict::GoOn(_) => ON,
             };
         }
@@ -108,6 +111,9 @@ pub fn see<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
     let (family, network) = packet::network(frame)?;
     if (family == Family::V6) != IPV6 {
         return Err(Reason::NotOurs);
+    }
+    if is_piece(context) {
+        return Ok(Verdict::GoOn(Program::Tunnel));
     }
     let packet = match balance::headers_of::<IPV6>(frame, settings, network) {
         Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
@@ -215,6 +221,9 @@ fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdic
         translate::<IPV6>(context, packet, entry, addresses, End::Source)?;
         return Ok(Verdict::GoOut);
     }
+    if entry.is_tunnelled() {
+        return Ok(Verdict::GoOn(Program::Tunnel));
+    }
     let interface = leaves_by(context);
     let mut is_too_large = false;
     let way = match forward::ask(context.as_ptr(), interface, packet, entry, addresses) {
@@ -257,7 +266,7 @@ fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdic
 
 /// Whether a packet is larger than its way takes, or those are that it is still.
 #[inline(always)]
-fn exceeds(context: &TcContext, packet: &Packet, mtu: u16) -> bool {
+pub fn exceeds(context: &TcContext, packet: &Packet, mtu: u16) -> bool {
     let payload = segment(context);
     if payload == 0 {
         return packet.length > mtu;
@@ -280,14 +289,14 @@ fn exceeds(context: &TcContext, packet: &Packet, mtu: u16) -> bool {
 
 /// Whether nobody may cut a packet on its way.
 #[inline(always)]
-fn is_whole<const IPV6: bool>(context: &TcContext, packet: &Packet) -> bool {
+pub fn is_whole<const IPV6: bool>(context: &TcContext, packet: &Packet) -> bool {
     let mut flags = [0; 2];
     IPV6 || read(context, usize::from(packet.network) + 6, &mut flags) && flags[0] & DONT_FRAGMENT != 0
 }
 
 /// Takes a hop off a packet, as IPVS does of the director's own too.
 #[inline(always)]
-fn take_hop<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<(), Reason> {
+pub fn take_hop<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<(), Reason> {
     let (network, hops) = (usize::from(packet.network), packet.time_to_live);
     let at = network + if IPV6 { 7 } else { 8 };
     if !IPV6 {

@@ -20,7 +20,9 @@ mod forward;
 mod fragment;
 mod icmp;
 mod local_out;
+mod local_piece;
 mod local_tell;
+mod local_tunnel;
 mod machine;
 mod maps;
 mod mark;
@@ -213,6 +215,18 @@ pub fn xipvs_out_tell(context: TcContext) -> i32 {
 #[classifier]
 pub fn xipvs_ipv6_out_tell(context: TcContext) -> i32 {
     local_out::act::<true>(&context, local_tell::tell::<true>(&context))
+}
+
+/// Sends a packet of a connection of the director itself into its tunnel.
+#[classifier]
+pub fn xipvs_out_tunnel(context: TcContext) -> i32 {
+    local_out::act::<false>(&context, local_tell::or_tell::<false>(local_tunnel::send::<false>(&context)))
+}
+
+/// [`xipvs_out_tunnel`] for IPv6.
+#[classifier]
+pub fn xipvs_ipv6_out_tunnel(context: TcContext) -> i32 {
+    local_out::act::<true>(&context, local_tell::or_tell::<true>(local_tunnel::send::<true>(&context)))
 }
 
 /// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.

@@ -142,7 +142,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
 }
 
 /// Makes a connection for a packet of the director itself, which lies in the scratch room as its addresses do, and leaves its
-/// client side there. Only for NAT and direct routing, as the rest needs what packets have that come in.
+/// client side there.
 // Not one function with `open`: in that there is no byte of stack left.
 #[inline(always)]
 pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -> Result<(), Reason> {
@@ -179,10 +179,6 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
         *server_addresses = client_addresses.twin(CLIENT_SIDE);
     }
     let template = if once { 0 } else { template };
-    if destination.method() == ForwardingMethod::Tunnel.number() {
-        persistence::release(template);
-        return Err(Reason::OwnLeftAlone);
-    }
     let port = port(service, &tuple, destination.port());
     let new = new_entry(settings, packet, client_addresses, id, destination, port, now);
     maps::lay(entry, &Entry { epoch, template, ..new });

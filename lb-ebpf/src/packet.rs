@@ -6,8 +6,8 @@ use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_adjust_meta,
-    bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
+    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_xdp_adjust_head,
+    bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::packet::Frame;
@@ -302,6 +302,44 @@ pub fn cut_own(context: &TcContext, length: u32) -> bool {
     unsafe { bpf_skb_change_tail(context.skb.skb, length, 0) == 0 && context.pull_data(length).is_ok() }
 }
 
+/// Cuts a packet that the stack has off after so many bytes, and makes one of several; existing windows are void after it.
+#[inline(always)]
+pub fn cut_off(context: &TcContext, length: u32) -> bool {
+    // SAFETY: as above.
+    unsafe { bpf_skb_change_tail(context.skb.skb, length, 0) == 0 }
+}
+
+/// Copies so many bytes of a packet that the stack has to another place in it; existing windows are void after it.
+#[inline(always)]
+pub fn copy_within<const N: usize>(
+    context: &TcContext,
+    from: u32,
+    to: u32,
+    length: u32,
+    room: &mut [u8; N],
+) -> bool {
+    const { assert!(N.is_power_of_two()) };
+    let Some(behind) = length.checked_sub(1).filter(|behind| (*behind as usize) < N) else { return false };
+    // In a form that the verifier follows.
+    let length = (opaque(behind.into()) as u32 & (N as u32 - 1)) + 1;
+    let packet = context.skb.skb;
+    // SAFETY: the context is the program's own; the buffer has room for so many; the helpers check the packet's bounds.
+    unsafe {
+        bpf_skb_load_bytes(packet.cast_const().cast(), from, room.as_mut_ptr().cast(), length) == 0
+            && bpf_skb_store_bytes(packet, to, room.as_ptr().cast(), length, 0) == 0
+    }
+}
+
+/// Writes so many of these bytes into a packet that the stack has; existing windows are void after it.
+#[inline(always)]
+pub fn write<const N: usize>(context: &TcContext, to: usize, bytes: &[u8; N], length: usize) -> bool {
+    const { assert!(N.is_power_of_two()) };
+    // As above.
+    let length = (opaque(length as u64 - 1) as u32 & (N as u32 - 1)) + 1;
+    // SAFETY: as above.
+    unsafe { bpf_skb_store_bytes(context.skb.skb, to as u32, bytes.as_ptr().cast(), length, 0) == 0 }
+}
+
 /// Makes so much room before a packet that the stack has; existing windows are void after it.
 #[inline(always)]
 pub fn make_room(context: &TcContext, room: usize) -> bool {
@@ -326,6 +364,23 @@ pub fn is_own(context: &TcContext) -> bool {
 pub fn set_handled(context: &TcContext) {
     // SAFETY: as above; the field may be written.
     unsafe { write_volatile(addr_of_mut!((*context.skb.skb).tc_index), HANDLED) };
+}
+
+/// What [`set_piece`] leaves there.
+const PIECE: u32 = 0x7670;
+
+/// Has copies of the packet taken for what [`Cutting`](crate::maps::Cutting) says of them.
+#[inline(always)]
+pub fn set_piece(context: &TcContext) {
+    // SAFETY: as above.
+    unsafe { write_volatile(addr_of_mut!((*context.skb.skb).tc_index), PIECE) };
+}
+
+/// Whether a packet is such a copy.
+#[inline(always)]
+pub fn is_piece(context: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!((*context.skb.skb).tc_index)) == PIECE }
 }
 
 /// The interface that a packet leaves by.

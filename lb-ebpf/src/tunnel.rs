@@ -6,7 +6,6 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::XdpContext;
-use lb_common::checksum::Sum;
 use lb_common::connection::{Entry, octets};
 use lb_common::forward::{take_hop, take_hop_ipv6};
 use lb_common::packet::{Family, Frame, IPV4, IPV6, Packet};
@@ -52,7 +51,8 @@ pub fn send_at_once(
     let ends = [entry.tunnel_source(), entry.address].map(u32::to_ne_bytes);
     let hash = packet.tuple.hash(settings.seed()) as u32;
     write_ipv4(context, at, tunnel, inner, ends).ok_or(Reason::Malformed)?;
-    write_inside(context, at + IPV4, tunnel, inner, hash, None).ok_or(Reason::Malformed)?;
+    let mut window = Window::of(context);
+    rules::write_between(window.bytes_mut(at + IPV4).ok_or(Reason::Malformed)?, tunnel, inner, hash, None);
     Ok(forward::out(context, entry.interface))
 }
 
@@ -99,36 +99,6 @@ fn write_ipv4(
     let identification = unsafe { bpf_get_prandom_u32() } as u16;
     let mut window = Window::of(context);
     rules::write_ipv4(window.bytes_mut(at)?, tunnel, inner, source, destination, identification);
-    Some(())
-}
-
-/// What of a checksum is known before the headers are written: the sum over the packet inside, and that over the
-/// pseudo-header of UDP.
-type Sums = Option<(Sum, Sum)>;
-
-/// Writes what lies between the outer header and the packet inside, at an offset; with checksums if there are `sums`.
-#[inline(always)]
-fn write_inside(
-    context: &XdpContext,
-    at: usize,
-    tunnel: Tunnel,
-    inner: Inner,
-    hash: u32,
-    sums: Sums,
-) -> Option<()> {
-    let mut window = Window::of(context);
-    match (tunnel.encapsulation(), sums) {
-        (4, _) => rules::write_gre(window.bytes_mut(at)?, inner.family),
-        (8, Some((payload, _))) => rules::write_gre_checked(window.bytes_mut(at)?, inner.family, payload),
-        (12, sums) => {
-            let header = window.bytes_mut(at)?;
-            rules::write_gue(header, tunnel, inner, hash);
-            if let Some((payload, pseudo)) = sums {
-                rules::write_gue_checksum(header, pseudo.and(payload));
-            }
-        }
-        _ => {}
-    }
     Some(())
 }
 
@@ -198,7 +168,8 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
     };
     let at = at + room - tunnel.encapsulation();
     let sums = payload.map(|payload| (payload, pseudo));
-    write_inside(context, at, tunnel, inner, hash, sums).ok_or(Reason::Malformed)?;
+    let mut window = Window::of(context);
+    rules::write_between(window.bytes_mut(at).ok_or(Reason::Malformed)?, tunnel, inner, hash, sums);
     by_stack.map_or_else(|| Ok(forward::out(context, entry.interface)), Err)
 }
 

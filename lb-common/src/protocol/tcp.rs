@@ -77,8 +77,12 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// A flag of a segment: there is no such connection.
 pub const RST: u8 = 0x04;
+/// A flag of a segment: what has come so far is to be handed on.
+pub const PSH: u8 = 0x08;
 /// A flag of a segment: it acknowledges others.
 pub const ACK: u8 = 0x10;
+/// A flag of a segment: its sender has heard of congestion.
+pub const CWR: u8 = 0x80;
 
 impl Event {
     /// The event of a segment with these flags: the fourteenth byte of its header.

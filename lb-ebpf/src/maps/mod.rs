@@ -213,6 +213,10 @@ pub struct Scratch {
     pub headers: Headers,
     /// What an ICMP error about such a packet begins with.
     pub front: [u8; ETHERNET + ERROR_IPV6],
+    /// What is written around it: its new Ethernet type, and the headers of a tunnel.
+    pub around: [u8; 64],
+    /// Which packet is cut off the one that it is part of still.
+    pub cutting: Cutting,
     /// Why the packet goes no further.
     pub why: Reason,
     /// Nobody is told about the packet: it is an ICMP error itself, or a later fragment.
@@ -273,6 +277,32 @@ pub enum Tunnelling {
     Send = 0,
     /// Leave it to the stack, which has to find the next hop.
     NoNeighbour = 1,
+}
+
+/// A packet of the director itself that is being cut up.
+pub struct Cutting {
+    /// The place of the piece that is being cut off.
+    pub number: u32,
+    /// Bytes of payload in each.
+    pub size: u32,
+    /// Where the payload begins in the frame.
+    pub payload: u32,
+    /// The interface that the packet was to leave by.
+    pub interface: u32,
+}
+
+/// The most payload that is cut off at once.
+pub const PIECE: usize = 16384;
+
+/// Room for it.
+#[btf_map]
+static CUT: PerCpuArray<[u8; PIECE], 1> = PerCpuArray::new();
+
+/// This CPU's room for payload on its way from one place in a packet to another.
+#[inline(always)]
+pub fn cut() -> Option<&'static mut [u8; PIECE]> {
+    // SAFETY: the element is this CPU's own; who has asked for it is done with it when anybody asks again.
+    CUT.get_ptr_mut(0).map(|bytes| unsafe { &mut *bytes })
 }
 
 /// A SIP message that is being read.

@@ -115,8 +115,13 @@ pub fn greeting(mut stream: &TcpStream) -> Result<Answer> {
 
 /// Has an echo of so many bytes.
 pub fn sends_much(from: &Namespace, to: SocketAddr, bytes: u32) -> Result<()> {
-    let mut stream = from.connect(to)?;
+    let stream = from.connect(to)?;
     greeting(&stream)?;
+    echo(stream, bytes)
+}
+
+/// Has an echo of so many bytes of a server that has greeted.
+pub fn echo(mut stream: TcpStream, bytes: u32) -> Result<()> {
     let data: Vec<u8> = (0..bytes).map(|number| (number / 7) as u8).collect();
     let mut writer = stream.try_clone()?;
     let sent = data.clone();

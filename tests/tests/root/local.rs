@@ -459,16 +459,3 @@ fn datagrams_of_the_director_itself_that_leave_in_fragments_arrive() -> Result<(
     }
     Ok(())
 }
-
-#[test]
-fn a_tunnel_does_not_take_what_the_director_itself_sends() -> Result<()> {
-    let lab = Lab::new("own-tunnel", 1)?;
-    lab.attach()?;
-    lab.xipvs(&format!("-A -t {VIP}:80 -s rr"))?;
-    lab.xipvs(&format!("-a -t {VIP}:80 -r {} -i", lab.servers[0].address))?;
-    let _own = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 80))?;
-    assert_eq!(ask_tcp(&lab.director, SocketAddr::new(VIP.into(), 80))?.server, "director");
-    assert!(lab.xipvs("status")?.contains("own-left-alone"));
-    assert_eq!(sums(&lab, &format!("-t {VIP}:80"))?, [0, 0, 0]);
-    Ok(())
-}

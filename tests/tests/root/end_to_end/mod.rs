@@ -11,6 +11,7 @@ mod http;
 mod mtu;
 mod offload;
 mod one_arm;
+mod own_tunnels;
 mod sctp;
 mod spread;
 mod traffic;

@@ -28,7 +28,7 @@ const TICK: u16 = 50;
 
 /// Ends of every kind of tunnel; dropping them ends those that are sockets.
 pub struct TunnelEnds {
-    _listener: Option<Listener>,
+    sockets: Option<Listener>,
 }
 
 impl TunnelEnds {
@@ -38,13 +38,18 @@ impl TunnelEnds {
         if has_devices.is_ok_and(|output| output.status.success()) {
             eprintln!("tunnels to {} end in the kernel's devices", server.name);
             add_devices(server, checksums)?;
-            return Ok(Self { _listener: None });
+            return Ok(Self { sockets: None });
         }
         // Packets that were put together to larger ones have no checksums that could be handed on.
         server.namespace.run("ethtool --offload uplink gro off")?;
         let mut ends = server.namespace.enter(|| Sockets::open(checksums))??;
         server.namespace.ip(&["link set tunnel up"])?;
-        Ok(Self { _listener: Some(Listener::start(server, move |_| ends.carry())) })
+        Ok(Self { sockets: Some(Listener::start(server, move |_| ends.carry())) })
+    }
+
+    /// Whether they are the kernel's.
+    pub fn are_devices(&self) -> bool {
+        self.sockets.is_none()
     }
 }
 

@@ -65,6 +65,8 @@ const OWN_CONTINUATIONS: &[(Program, &str)] = &[
     (Program::Ipv6Fragment, "xipvs_ipv6_out_fragment"),
     (Program::Tell, "xipvs_out_tell"),
     (Program::Ipv6Tell, "xipvs_ipv6_out_tell"),
+    (Program::Tunnel, "xipvs_out_tunnel"),
+    (Program::Ipv6Tunnel, "xipvs_ipv6_out_tunnel"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = SETTINGS;
