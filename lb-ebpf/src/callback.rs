@@ -5,7 +5,7 @@
 //! if that one had begun it, and its call's template. For a persistent service it does so only with a Call-ID.
 //! IPVS counterpart: `ip_vs_new_conn_out`.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::connection::{self as rules, Addresses, CLIENT_SIDE, Entry, INACTIVE};
 use lb_common::destination::{AVAILABLE, DestinationId, DestinationKey};
 use lb_common::packet::Packet;
@@ -16,9 +16,9 @@ use lb_common::tuple::{Tuple, handle};
 
 use crate::connection::{self, Inserted};
 use crate::forward::{self, NoHop, Verdict};
-use crate::maps::{self, Counted, DestinationRef, Scratch, ServiceRef, SettingsRef};
+use crate::maps::{self, Counted, DestinationRef, Scratch, ServiceRef, SettingsRef, settings};
 use crate::persistence;
-use crate::{balance, clock, open};
+use crate::{balance, clock, local_out, open};
 
 /// Makes a connection for the datagram in the scratch room if a destination begins it, and sends that on; gives any other back
 /// to who balances any packet.
@@ -30,28 +30,85 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     // There, as there is no room for them on the stack.
     scratch.server_addresses = balance::addresses::<IPV6>(context, &packet)?;
     // What has no hop left comes no further in the stack than to where it is forwarded, and is no call.
-    if packet.time_to_live > 1
-        && let Some((id, destination, service)) = caller(&packet, &scratch.server_addresses)
-    {
-        let is_read = scratch.caller != 0;
-        let is_persistent = service.flags() & flags::PERSISTENT != 0;
-        scratch.caller = id.wrapping_add(1);
-        if is_persistent && !is_read {
-            return Ok(Verdict::GoOn(Program::Sip));
+    match caller(&packet, scratch) {
+        Caller::Unread => return Ok(Verdict::GoOn(Program::Sip)),
+        Caller::Known(id, destination, service) if packet.time_to_live > 1 => {
+            prepare::<IPV6>(id, now)?;
+            if is_elsewhere(context, &packet)? {
+                if begin(settings, id, destination, service, now)? {
+                    // Which finds it now, and sends the datagram on as an answer.
+                    return Ok(Verdict::GoOn(Program::Slow));
+                }
+                maps::count_part(settings, id, Counted::Out, &packet);
+                let Scratch { server_side: answer, server_addresses, .. } = maps::scratch()?;
+                return match forward::resolve(context, settings, &packet, answer, server_addresses, now) {
+                    Ok(()) => forward::send(context, &packet, answer, server_addresses),
+                    Err(why) => forward::without_hop(context, &packet, answer, server_addresses, why),
+                };
+            }
         }
-        if (!is_persistent || scratch.call != 0)
-            && prepare::<IPV6>(context, settings, &packet, id, destination, now)
-        {
-            return begin::<IPV6>(context, settings, &packet, id, destination, service, now);
-        }
+        Caller::Known(..) | Caller::Nobody => {}
     }
-    scratch.is_no_callback = true;
+    maps::scratch()?.is_no_callback = true;
     Ok(Verdict::GoOn(Program::Slow))
+}
+
+/// [`open`], for a datagram of the director itself, whose addresses are in the scratch room in the place of the server side's.
+#[inline(always)]
+pub fn own<const IPV6: bool>(context: &TcContext) -> Result<local_out::Verdict, Reason> {
+    let (settings, scratch) = (maps::settings(), maps::scratch()?);
+    let packet = scratch.kept::<IPV6>();
+    let now = clock::now(settings);
+    match caller(&packet, scratch) {
+        Caller::Unread => return Ok(local_out::Verdict::GoOn(Program::Sip)),
+        Caller::Known(id, destination, service) => {
+            prepare::<IPV6>(id, now)?;
+            if begin(settings, id, destination, service, now)? {
+                return Ok(local_out::Verdict::GoOn(Program::Slow));
+            }
+            maps::count_part(settings, id, Counted::Out, &packet);
+            let scratch = maps::scratch()?;
+            // Where it would be if the connection had been found.
+            scratch.client_side = scratch.server_side;
+            scratch.client_addresses = scratch.server_addresses;
+            return local_out::send::<IPV6>(context, &packet);
+        }
+        Caller::Nobody => {}
+    }
+    (scratch.caller, scratch.call) = (0, 0);
+    Ok(local_out::Verdict::GoOn(Program::Open))
+}
+
+/// Who begins a connection.
+enum Caller {
+    /// Nobody who may.
+    Nobody,
+    /// A destination, perhaps: the Call-ID has to be read first.
+    Unread,
+    /// This destination of this service.
+    Known(DestinationId, DestinationRef, ServiceRef),
+}
+
+/// Who begins a connection with a datagram, whose addresses are in the scratch room in the place of the server side's.
+#[inline(always)]
+fn caller(packet: &Packet, scratch: &mut Scratch) -> Caller {
+    let Some((id, destination, service)) = sender(packet, &scratch.server_addresses) else {
+        return Caller::Nobody;
+    };
+    let is_read = scratch.caller != 0;
+    scratch.caller = id.wrapping_add(1);
+    if service.flags() & flags::PERSISTENT == 0 || scratch.call != 0 {
+        Caller::Known(id, destination, service)
+    } else if is_read {
+        Caller::Nobody
+    } else {
+        Caller::Unread
+    }
 }
 
 /// The destination that a datagram comes from, and its service, if it may begin connections.
 #[inline(always)]
-fn caller(packet: &Packet, seen: &Addresses) -> Option<(DestinationId, DestinationRef, ServiceRef)> {
+fn sender(packet: &Packet, seen: &Addresses) -> Option<(DestinationId, DestinationRef, ServiceRef)> {
     let tuple = packet.tuple;
     let (address, family) = if tuple.is_ipv6() {
         (seen.source, 6)
@@ -71,22 +128,23 @@ fn caller(packet: &Packet, seen: &Addresses) -> Option<(DestinationId, Destinati
     may_begin.then_some((id, destination, service))
 }
 
-/// Puts both sides of the connection into the scratch room; whether the datagram goes on to another host, as to the director
-/// itself nobody calls.
+/// Puts both sides of the connection into the scratch room; 0 if there is no such destination.
 #[inline(always)]
-fn prepare<const IPV6: bool>(
-    context: &XdpContext,
-    settings: SettingsRef,
-    packet: &Packet,
-    id: DestinationId,
-    destination: DestinationRef,
-    now: u32,
-) -> bool {
-    let Ok(scratch) = maps::scratch() else { return false };
-    let tuple = client_tuple(settings, packet, destination);
+fn prepare<const IPV6: bool>(id: DestinationId, now: u32) -> Result<(), Reason> {
+    if callback_prepare(id, now, IPV6.into()) == 0 { Err(Reason::Internal) } else { Ok(()) }
+}
+
+/// [`prepare`], once for all.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn callback_prepare(id: u32, now: u32, ipv6: u32) -> u32 {
+    let settings = settings();
+    let (Ok(scratch), Some(destination)) = (maps::scratch(), DestinationRef::at(id)) else { return 0 };
+    let packet = if ipv6 == 0 { scratch.kept::<false>() } else { scratch.kept::<true>() };
+    let tuple = client_tuple(settings, &packet.tuple, destination);
     // Before the destination is looked at: who deletes it begins an epoch afterwards.
     let epoch = settings.epoch();
-    if IPV6 {
+    if ipv6 != 0 {
         let seen = &scratch.server_addresses;
         scratch.client_addresses = Addresses {
             source: seen.destination,
@@ -99,35 +157,35 @@ fn prepare<const IPV6: bool>(
     let its = open::client_side(settings, &tuple, &scratch.client_addresses, id, destination, port, now);
     let next = rules::advance(tuple.protocol, 0, INACTIVE, 0, true, false);
     maps::lay(&mut scratch.client_side, &Entry { state: next.state, flags: next.flags, epoch, ..its });
-    lay_answer::<IPV6>(scratch, now);
-    let Scratch { server_side: answer, server_addresses, .. } = scratch;
+    lay_answer(scratch, now);
+    1
+}
+
+/// Whether the datagram goes on to another host, as the director itself nobody calls.
+#[inline(always)]
+fn is_elsewhere(context: &XdpContext, packet: &Packet) -> Result<bool, Reason> {
+    let Scratch { server_side: answer, server_addresses, .. } = maps::scratch()?;
     let interface = context.ingress_ifindex() as u32;
-    matches!(
-        forward::ask(context.ctx.cast(), interface, packet, answer, server_addresses),
-        Ok(_) | Err(NoHop::Neighbour)
-    )
+    let way = forward::ask(context.ctx.cast(), interface, packet, answer, server_addresses);
+    Ok(matches!(way, Ok(_) | Err(NoHop::Neighbour)))
 }
 
 /// Puts the server side of the connection into the scratch room, by the client side that is there.
 #[inline(always)]
-fn lay_answer<const IPV6: bool>(scratch: &mut Scratch, now: u32) {
+fn lay_answer(scratch: &mut Scratch, now: u32) {
     maps::lay(&mut scratch.server_side, &open::answer_to(&scratch.client_side, now));
-    if IPV6 {
-        scratch.server_addresses = scratch.client_addresses.twin(CLIENT_SIDE);
-    }
+    scratch.server_addresses = scratch.client_addresses.twin(CLIENT_SIDE);
 }
 
-/// Makes the connection that was prepared, and sends the datagram on.
+/// Makes the connection that was prepared; whether it is in the table, as of one packet only its sides lie in the scratch room.
 #[inline(always)]
-fn begin<const IPV6: bool>(
-    context: &XdpContext,
+fn begin(
     settings: SettingsRef,
-    packet: &Packet,
     id: DestinationId,
     destination: DestinationRef,
     service: ServiceRef,
     now: u32,
-) -> Result<Verdict, Reason> {
+) -> Result<bool, Reason> {
     let scratch = maps::scratch()?;
     let tuple = scratch.client_side.tuple();
     let once = service.flags() & flags::ONE_PACKET != 0;
@@ -136,9 +194,9 @@ fn begin<const IPV6: bool>(
         let chosen = persistence::choose_or(slot, &tuple, seen, !once, now, || Some(id))?;
         scratch.client_side.template = chosen.template;
         // The template took its room.
-        lay_answer::<IPV6>(scratch, now);
+        lay_answer(scratch, now);
     }
-    let Scratch { client_side: entry, server_side: answer, server_addresses, .. } = scratch;
+    let entry = &mut scratch.client_side;
     if once {
         if entry.template != 0 {
             persistence::persistence_confirm(entry.template);
@@ -146,12 +204,8 @@ fn begin<const IPV6: bool>(
         connection::join_destination(entry, destination);
         connection::leave_destination(entry);
         maps::count_connection(settings, id);
-        maps::count_part(settings, id, Counted::Out, packet);
         scratch.is_once = true;
-        return match forward::resolve(context, settings, packet, answer, server_addresses, now) {
-            Ok(()) => forward::send(context, packet, answer, server_addresses),
-            Err(why) => forward::without_hop(context, packet, answer, server_addresses, why),
-        };
+        return Ok(false);
     }
     // One that the client has with another destination makes way: its packets go where one entry says.
     connection::remove(&tuple);
@@ -169,14 +223,12 @@ fn begin<const IPV6: bool>(
             return Err(Reason::TableFull);
         }
     }
-    // Which finds it now, and sends the datagram on as an answer.
-    Ok(Verdict::GoOn(Program::Slow))
+    Ok(true)
 }
 
 /// The client's flow that a datagram of a destination is an answer of.
 #[inline(always)]
-fn client_tuple(settings: SettingsRef, packet: &Packet, destination: DestinationRef) -> Tuple {
-    let tuple = packet.tuple;
+fn client_tuple(settings: SettingsRef, tuple: &Tuple, destination: DestinationRef) -> Tuple {
     let virtual_address = if tuple.is_ipv6() {
         handle(destination.virtual_address(), settings.seed())
     } else {

@@ -24,8 +24,8 @@ use lb_common::settings::Program;
 use crate::forward::{self, DONT_FRAGMENT, NoHop};
 use crate::machine::opaque;
 use crate::maps::{self, Counted, DestinationRef, Scratch, SettingsRef};
-use crate::packet::{OutWindow, is_own, is_piece, leaves_by, read, segment, set_handled};
-use crate::{balance, clock, connection, fragment, open};
+use crate::packet::{OutWindow, copy_own, is_own, is_piece, leaves_by, read, segment, set_handled};
+use crate::{balance, clock, connection, fragment, open, sip};
 
 /// What the classifiers behind this one, and then the interface, get to see of a packet.
 #[derive(Clone, Copy)]
@@ -166,7 +166,12 @@ fn go_on<const IPV6: bool>(
     }
     let scratch = maps::scratch()?;
     scratch.client_addresses = scratch.server_addresses;
-    Ok(Verdict::GoOn(Program::Open))
+    let tuple = packet.tuple;
+    let may_begin = settings.engines() != 0
+        && tuple.transport() == Protocol::Udp.number()
+        && !packet.is_later_fragment()
+        && settings.concerns(tuple.raw_source());
+    Ok(Verdict::GoOn(if may_begin { Program::Callback } else { Program::Open }))
 }
 
 /// Makes a connection for a packet of the director itself, if a service takes it, and sends the packet on. It is in the scratch
@@ -175,8 +180,16 @@ fn go_on<const IPV6: bool>(
 pub fn open<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
     let (settings, scratch) = (maps::settings(), maps::scratch()?);
     let packet = scratch.kept::<IPV6>();
-    open::own::<IPV6>(settings, &packet, clock::now(settings))?;
+    if !open::own::<IPV6>(settings, &packet, clock::now(settings))? {
+        return Ok(Verdict::GoOn(Program::Sip));
+    }
     send::<IPV6>(context, &packet)
+}
+
+/// Reads the Call-ID of a packet of the director itself: as of others, [`sip::read`].
+#[inline(always)]
+pub fn read_call<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
+    sip::read_by::<IPV6>(|place, buffer| copy_own(context, place, buffer)).map(Verdict::GoOn)
 }
 
 /// Counts a packet of a known flow and lets the state table see it, unless it ends its connection: then it may begin another.
@@ -215,7 +228,7 @@ fn known(
 
 /// Sends a packet on whose flow's entry is in the scratch room: an answer where it goes anyway, others to their destination.
 #[inline(always)]
-fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdict, Reason> {
+pub fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdict, Reason> {
     let Scratch { client_side: entry, client_addresses: addresses, .. } = maps::scratch()?;
     if entry.role == SERVER_SIDE {
         translate::<IPV6>(context, packet, entry, addresses, End::Source)?;

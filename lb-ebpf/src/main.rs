@@ -229,6 +229,30 @@ pub fn xipvs_ipv6_out_tunnel(context: TcContext) -> i32 {
     local_out::act::<true>(&context, local_tell::or_tell::<true>(local_tunnel::send::<true>(&context)))
 }
 
+/// Reads the Call-ID of what makes a connection of the director itself.
+#[classifier]
+pub fn xipvs_out_sip(context: TcContext) -> i32 {
+    local_out::act::<false>(&context, local_out::read_call::<false>(&context))
+}
+
+/// [`xipvs_out_sip`] for IPv6.
+#[classifier]
+pub fn xipvs_ipv6_out_sip(context: TcContext) -> i32 {
+    local_out::act::<true>(&context, local_out::read_call::<true>(&context))
+}
+
+/// [`xipvs_callback`], for a datagram of the director itself.
+#[classifier]
+pub fn xipvs_out_callback(context: TcContext) -> i32 {
+    local_out::act::<false>(&context, callback::own::<false>(&context))
+}
+
+/// [`xipvs_out_callback`] for IPv6.
+#[classifier]
+pub fn xipvs_ipv6_out_callback(context: TcContext) -> i32 {
+    local_out::act::<true>(&context, callback::own::<true>(&context))
+}
+
 /// Leaves a packet that goes no further to [`xipvs_tell`], if there is an ICMP error for the reason.
 #[inline(always)]
 fn or_tell<const IPV6: bool>(

@@ -142,10 +142,10 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
 }
 
 /// Makes a connection for a packet of the director itself, which lies in the scratch room as its addresses do, and leaves its
-/// client side there.
+/// client side there; whether it could, as of some the Call-ID has to be read first.
 // Not one function with `open`: in that there is no byte of stack left.
 #[inline(always)]
-pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -> Result<(), Reason> {
+pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -> Result<bool, Reason> {
     let scratch = maps::scratch()?;
     let tuple = packet.tuple;
     let seen = &scratch.client_addresses;
@@ -161,11 +161,12 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
     if defence::refuses(settings) {
         return Err(Reason::DropPacket);
     }
-    if is_by_call(service) {
-        return Err(Reason::OwnLeftAlone);
-    }
     if packet.is_later_fragment() {
         return Err(Reason::FragmentRefused);
+    }
+    if is_by_call(service) && scratch.call == 0 {
+        let has_call = tuple.transport() == Protocol::Udp.number();
+        return if has_call { Ok(false) } else { Err(Reason::NoCallId) };
     }
     let once = is_once(service, &tuple);
     scratch.is_once = once;
@@ -191,7 +192,7 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
         persistence::release(entry.template);
         return if stored == Inserted::Exists {
             // Another CPU was faster with a packet of the same flow.
-            connection::look::<IPV6>(false).map(drop).ok_or(Reason::TableFull)
+            connection::look::<IPV6>(false).map(|_| true).ok_or(Reason::TableFull)
         } else {
             Err(Reason::TableFull)
         };
@@ -203,7 +204,7 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
         connection::time(&tuple, now);
     }
     maps::count_part(settings, id, Counted::New, packet);
-    Ok(())
+    Ok(true)
 }
 
 /// Whether a packet may make a connection: of TCP a SYN, of SCTP an INIT, or by sysctl more; of UDP any.

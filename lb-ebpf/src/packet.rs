@@ -129,17 +129,35 @@ impl Contents for Window {
 #[inline(always)]
 pub fn copy<const N: usize>(
     context: &XdpContext,
-    Range { start, end }: Range<usize>,
+    range: Range<usize>,
     buffer: &mut [u8; N],
 ) -> Option<usize> {
-    const { assert!(N.is_power_of_two()) };
-    let behind = end.checked_sub(start + 1)?;
-    // One at least and as many as there is room for, in a form that the verifier follows.
-    let length = (opaque(behind.min(N - 1) as u64) as usize & (N - 1)) + 1;
+    let length = length_of(&range, N)?;
+    let (from, to) = (range.start as u32, buffer.as_mut_ptr().cast());
     // SAFETY: the context is the program's own; the buffer has room for so many; the helper checks the packet's bounds.
-    let result =
-        unsafe { bpf_xdp_load_bytes(context.ctx, start as u32, buffer.as_mut_ptr().cast(), length as u32) };
+    let result = unsafe { bpf_xdp_load_bytes(context.ctx, from, to, length as u32) };
     (result == 0).then_some(length)
+}
+
+/// [`copy`], of a packet of the director itself.
+#[inline(always)]
+pub fn copy_own<const N: usize>(
+    context: &TcContext,
+    range: Range<usize>,
+    buffer: &mut [u8; N],
+) -> Option<usize> {
+    let length = length_of(&range, N)?;
+    let (from, to) = (range.start as u32, buffer.as_mut_ptr().cast());
+    // SAFETY: as above.
+    let result = unsafe { bpf_skb_load_bytes(context.skb.skb.cast(), from, to, length as u32) };
+    (result == 0).then_some(length)
+}
+
+/// How much of a range fits into so many bytes, a power of two: at least one, in a form that the verifier follows.
+#[inline(always)]
+fn length_of(range: &Range<usize>, room: usize) -> Option<usize> {
+    let behind = range.end.checked_sub(range.start + 1)?;
+    Some((opaque(behind.min(room - 1) as u64) as usize & (room - 1)) + 1)
 }
 
 /// Moves the beginning of the packet by so many bytes; existing windows are void after it.

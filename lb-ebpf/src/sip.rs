@@ -4,6 +4,7 @@
 //! step. IPVS counterpart: `ip_vs_sip_fill_param`.
 
 use core::ffi::c_void;
+use core::ops::Range;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::programs::XdpContext;
@@ -20,13 +21,21 @@ use crate::{maps, packet};
 /// the connection: that which a destination begins may have none.
 #[inline(always)]
 pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
+    read_by::<IPV6>(|place, buffer| packet::copy(context, place, buffer)).map(Verdict::GoOn)
+}
+
+/// [`read`], by who copies a range of the packet; what to go on in.
+#[inline(always)]
+pub fn read_by<const IPV6: bool>(
+    copy: impl FnOnce(Range<usize>, &mut [u8; MESSAGE]) -> Option<usize>,
+) -> Result<Program, Reason> {
     let (settings, scratch) = (maps::settings(), maps::scratch()?);
     let Packet { network, transport, length, .. } = scratch.kept::<IPV6>();
     // What follows the packet in the frame is the link's, not the message's.
     let message_at = usize::from(transport) + udp::HEADER..usize::from(network) + usize::from(length);
     let message = maps::message().ok_or(Reason::Internal)?;
     message.call.begin(settings.seed());
-    if let Some(length) = packet::copy(context, message_at, &mut message.bytes) {
+    if let Some(length) = copy(message_at, &mut message.bytes) {
         // SAFETY: the callback has the signature that the helper calls, and needs no pointer.
         unsafe { bpf_loop(length as u32, step as *mut c_void, core::ptr::null_mut(), 0) };
     }
@@ -38,7 +47,7 @@ pub fn read<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     } else if !is_callback {
         return Err(Reason::NoCallId);
     }
-    Ok(Verdict::GoOn(if is_callback { Program::Callback } else { Program::Open }))
+    Ok(if is_callback { Program::Callback } else { Program::Open })
 }
 
 /// Reads the next byte.

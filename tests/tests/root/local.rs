@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use tests::lab::namespace::Namespace;
-use tests::lab::sockets::{Listener, ask_tcp, ask_udp, greeting, sends_much};
+use tests::lab::sockets::{Listener, ask_sip, ask_tcp, ask_udp, greeting, sends_much};
 use tests::lab::{CLIENT, CLIENT_IPV6, DIRECTOR_CLIENTS, DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6};
 
 const REQUESTS: u64 = 100;
@@ -230,6 +230,38 @@ fn direct_routing_and_datagrams_of_the_director_itself_go_to_servers() -> Result
         }
         assert_eq!(sums(&lab, &format!("-u {to}"))?, [1, REQUESTS, REQUESTS], "{to}");
     }
+    Ok(())
+}
+
+#[test]
+fn calls_of_the_director_itself_stay_with_their_servers() -> Result<()> {
+    let lab = Lab::new("own-calls", 3)?;
+    lab.attach()?;
+    for (vip, _, director) in families() {
+        let to = SocketAddr::new(vip, 5060);
+        add_service(&lab, "-u", to, 5080, "-m")?;
+        lab.xipvs(&format!("-E -u {to} -s rr -p 300 --pe sip"))?;
+        let server = |server: &tests::lab::Server| -> Result<Listener> {
+            let address: IpAddr =
+                if vip.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
+            Listener::udp(server, SocketAddr::new(address, 5080))
+        };
+        let _telephones: Vec<_> = lab.servers.iter().map(server).collect::<Result<_>>()?;
+        // Each time from another port.
+        let bind = || lab.director.bind(SocketAddr::new(director, 0));
+        let round = || -> Result<Vec<String>> {
+            let calls = ["one@example.com", "two@example.com", "three@example.com", "four@example.com"];
+            calls.iter().map(|call| Ok(ask_sip(&bind()?, to, call)?.server)).collect()
+        };
+        let first = round()?;
+        ensure!(first[0] != first[1] && first[1] != first[2] && first[2] != first[0], "{first:?}");
+        assert_eq!([round()?, round()?], [first.clone(), first]);
+        assert_eq!(sums(&lab, &format!("-u {to}"))?, [12, 12, 12], "{to}");
+        // What has no Call-ID begins nothing; whether the sender is told so depends on the kernel.
+        let _ = bind()?.send_to(b"hello", to);
+        assert_eq!(sums(&lab, &format!("-u {to}"))?, [12, 12, 12], "{to}");
+    }
+    assert!(lab.xipvs("status")?.contains("no-call-id"));
     Ok(())
 }
 

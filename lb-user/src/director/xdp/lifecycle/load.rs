@@ -59,6 +59,8 @@ const CONTINUATIONS: [(Program, &str); Program::COUNT] = [
 ];
 /// What packets of the director itself go on in.
 const OWN_CONTINUATIONS: &[(Program, &str)] = &[
+    (Program::Slow, "xipvs_out"),
+    (Program::Ipv6Slow, "xipvs_ipv6_out"),
     (Program::Open, "xipvs_out_open"),
     (Program::Ipv6Open, "xipvs_ipv6_out_open"),
     (Program::Fragment, "xipvs_out_fragment"),
@@ -67,6 +69,10 @@ const OWN_CONTINUATIONS: &[(Program, &str)] = &[
     (Program::Ipv6Tell, "xipvs_ipv6_out_tell"),
     (Program::Tunnel, "xipvs_out_tunnel"),
     (Program::Ipv6Tunnel, "xipvs_ipv6_out_tunnel"),
+    (Program::Sip, "xipvs_out_sip"),
+    (Program::Ipv6Sip, "xipvs_ipv6_out_sip"),
+    (Program::Callback, "xipvs_out_callback"),
+    (Program::Ipv6Callback, "xipvs_ipv6_out_callback"),
 ];
 /// The map whose presence says that all is there.
 const LAST: &str = SETTINGS;
