@@ -202,15 +202,13 @@ pub fn ask(
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: the caller's context and the structure are live, the size is the structure's own.
     match unsafe { bpf_fib_lookup(context, core::ptr::from_mut(fib), size, 0) } {
+        FIB_SUCCESS | FIB_NO_NEIGHBOUR if is_lost => return Err(NoHop::Refused(Reason::NoRoute)),
         FIB_SUCCESS => {}
         FIB_NO_NEIGHBOUR => return Err(NoHop::Neighbour),
         FIB_NOT_FORWARDED => return Err(NoHop::Local),
         FIB_FORWARDING_DISABLED => return Err(NoHop::Refused(Reason::ForwardingDisabled)),
         FIB_TOO_BIG => return Err(NoHop::Refused(Reason::TooBig)),
         _ => return Err(NoHop::Refused(Reason::NoRoute)),
-    }
-    if is_lost {
-        return Err(NoHop::Refused(Reason::NoRoute));
     }
     Ok(fib)
 }

@@ -153,7 +153,10 @@ fn inner<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Inner
 #[inline(always)]
 fn contents<const INNER_IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Sum, Reason> {
     let (network, length) = (usize::from(packet.network), usize::from(packet.length));
-    if network + length > MOST || context.pull_data((network + length) as u32).is_err() {
+    if network + length > MOST {
+        return Err(Reason::OwnLeftAlone);
+    }
+    if context.pull_data((network + length) as u32).is_err() {
         return Err(Reason::Malformed);
     }
     let window = OutWindow::of(context);
