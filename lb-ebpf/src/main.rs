@@ -20,9 +20,6 @@ mod forward;
 mod fragment;
 mod icmp;
 mod local_out;
-mod local_piece;
-mod local_tell;
-mod local_tunnel;
 mod machine;
 mod maps;
 mod mark;
@@ -169,64 +166,64 @@ pub fn xipvs_in(context: TcContext) -> i32 {
 /// Sees packets of the director itself on their way out of an interface.
 #[classifier]
 pub fn xipvs_out(context: TcContext) -> i32 {
-    local_out::act::<false>(&context, local_tell::or_tell::<false>(local_out::see::<false>(&context)))
+    local_out::act::<false>(&context, local_out::or_tell::<false>(local_out::see::<false>(&context)))
 }
 
 /// [`xipvs_out`] for IPv6.
 #[classifier]
 pub fn xipvs_ipv6_out(context: TcContext) -> i32 {
-    local_out::act::<true>(&context, local_tell::or_tell::<true>(local_out::see::<true>(&context)))
+    local_out::act::<true>(&context, local_out::or_tell::<true>(local_out::see::<true>(&context)))
 }
 
 /// Makes a connection of the director itself and sends its first packet on.
 #[classifier]
 pub fn xipvs_out_open(context: TcContext) -> i32 {
-    local_out::act::<false>(&context, local_tell::or_tell::<false>(local_out::open::<false>(&context)))
+    local_out::act::<false>(&context, local_out::or_tell::<false>(local_out::open::<false>(&context)))
 }
 
 /// [`xipvs_out_open`] for IPv6.
 #[classifier]
 pub fn xipvs_ipv6_out_open(context: TcContext) -> i32 {
-    local_out::act::<true>(&context, local_tell::or_tell::<true>(local_out::open::<true>(&context)))
+    local_out::act::<true>(&context, local_out::or_tell::<true>(local_out::open::<true>(&context)))
 }
 
 /// Balances a fragment of the director itself, by what is known of its datagram's ports.
 #[classifier]
 pub fn xipvs_out_fragment(context: TcContext) -> i32 {
-    local_out::act::<false>(
-        &context,
-        local_tell::or_tell::<false>(local_out::see_fragment::<false>(&context)),
-    )
+    local_out::act::<false>(&context, local_out::or_tell::<false>(local_out::see_fragment::<false>(&context)))
 }
 
 /// [`xipvs_out_fragment`] for IPv6.
 #[classifier]
 pub fn xipvs_ipv6_out_fragment(context: TcContext) -> i32 {
-    local_out::act::<true>(&context, local_tell::or_tell::<true>(local_out::see_fragment::<true>(&context)))
+    local_out::act::<true>(&context, local_out::or_tell::<true>(local_out::see_fragment::<true>(&context)))
 }
 
 /// Tells the director itself why a packet of its own goes no further.
 #[classifier]
 pub fn xipvs_out_tell(context: TcContext) -> i32 {
-    local_out::act::<false>(&context, local_tell::tell::<false>(&context))
+    local_out::act::<false>(&context, local_out::tell::<false>(&context))
 }
 
 /// [`xipvs_out_tell`] for IPv6.
 #[classifier]
 pub fn xipvs_ipv6_out_tell(context: TcContext) -> i32 {
-    local_out::act::<true>(&context, local_tell::tell::<true>(&context))
+    local_out::act::<true>(&context, local_out::tell::<true>(&context))
 }
 
 /// Sends a packet of a connection of the director itself into its tunnel.
 #[classifier]
 pub fn xipvs_out_tunnel(context: TcContext) -> i32 {
-    local_out::act::<false>(&context, local_tell::or_tell::<false>(local_tunnel::send::<false>(&context)))
+    local_out::act::<false>(
+        &context,
+        local_out::or_tell::<false>(local_out::send_in_tunnel::<false>(&context)),
+    )
 }
 
 /// [`xipvs_out_tunnel`] for IPv6.
 #[classifier]
 pub fn xipvs_ipv6_out_tunnel(context: TcContext) -> i32 {
-    local_out::act::<true>(&context, local_tell::or_tell::<true>(local_tunnel::send::<true>(&context)))
+    local_out::act::<true>(&context, local_out::or_tell::<true>(local_out::send_in_tunnel::<true>(&context)))
 }
 
 /// Reads the Call-ID of what makes a connection of the director itself.

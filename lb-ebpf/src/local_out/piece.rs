@@ -14,7 +14,7 @@ use lb_common::piece::{Piece, TCP};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 
-use crate::local_out::Verdict;
+use super::Verdict;
 use crate::maps::{self, Cutting, Headers};
 use crate::packet::{copy_within, cut_off, leaves_by, read, segment, set_piece};
 

@@ -10,7 +10,7 @@ use lb_common::icmp::{self as rules, ERROR, ERROR_IPV6, Message};
 use lb_common::packet::{ETHERNET, Family};
 use lb_common::reason::Reason;
 
-use crate::local_out::{LOOPBACK, Verdict};
+use super::{LOOPBACK, Verdict};
 use crate::packet::{OutWindow, cut_own, leaves_by, make_room};
 use crate::{balance, clock, icmp, maps, sum};
 

@@ -20,11 +20,12 @@ use lb_common::reason::Reason;
 use lb_common::sysctl::Sysctl;
 use lb_common::tunnel::{self as rules, Inner, Tunnel};
 
+use super::send::{exceeds, take_hop};
+use super::{LOOPBACK, Verdict, piece};
 use crate::forward::{self, DONT_FRAGMENT, NoHop};
-use crate::local_out::{LOOPBACK, Verdict, exceeds, take_hop};
 use crate::maps::{self, DestinationRef, Scratch};
 use crate::packet::{OutWindow, is_piece, leaves_by, segment, write};
-use crate::{clock, local_piece, sum};
+use crate::{clock, sum};
 
 /// The farthest that a packet is summed.
 const MOST: usize = 16383;
@@ -79,7 +80,7 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
         return Err(Reason::TimeExceeded);
     }
     if is_piece(context) {
-        packet.length = local_piece::take::<INNER_IPV6>(context, &packet)?;
+        packet.length = piece::take::<INNER_IPV6>(context, &packet)?;
     }
     let mut inner = inner::<INNER_IPV6>(context, &packet)?;
     let is_too_large = exceeds(context, &packet, tunnel.mtu(outer, entry.mtu).ok_or(Reason::NoRoute)?);
@@ -93,7 +94,7 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
         return Err(Reason::NotFragmented);
     }
     if tunnel.has_checksum() && segment(context) != 0 {
-        return local_piece::send(context, &packet);
+        return piece::send(context, &packet);
     }
     take_hop::<INNER_IPV6>(context, &packet)?;
     let payload = if tunnel.has_checksum() { Some(contents::<INNER_IPV6>(context, &packet)?) } else { None };
