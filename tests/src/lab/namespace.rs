@@ -147,6 +147,18 @@ impl Namespace {
         Ok(socket)
     }
 
+    /// Segments of TCP that were received and sent here, of both families; those that were sent again count too.
+    pub fn segments(&self) -> Result<(u64, u64)> {
+        let table = self.run("cat /proc/net/snmp")?;
+        let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        let (titles, values) = (lines.next().context("no titles")?, lines.next().context("no values")?);
+        let value = |title: &str| -> Result<u64> {
+            let at = titles.split(' ').position(|word| word == title).context("no such title")?;
+            Ok(values.split(' ').nth(at).context("no such value")?.parse()?)
+        };
+        Ok((value("InSegs")?, value("OutSegs")? + value("RetransSegs")?))
+    }
+
     /// Makes a command of xipvs that works in this namespace.
     pub fn xipvs(&self, words: &str) -> Command {
         let mut command = Command::new(binary());

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
-use tests::lab::namespace::Namespace;
 use tests::lab::sockets::{Listener, ask_sip, ask_tcp, ask_udp, greeting, sends_much};
 use tests::lab::{CLIENT, CLIENT_IPV6, DIRECTOR_CLIENTS, DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6};
 
@@ -72,29 +71,17 @@ fn tcp_service(method: &str, port: u16) -> Result<()> {
         assert_eq!(connections(&lab, &service)?, (0, 1), "{to}");
 
         lab.xipvs("-Z")?;
-        let before = segments(&lab.client)?;
+        let before = lab.client.segments()?;
         for _ in 0..REQUESTS {
             assert_eq!(ask_tcp(&lab.client, to)?.client.ip(), client);
         }
         thread::sleep(Duration::from_millis(300));
-        let after = segments(&lab.client)?;
+        let after = lab.client.segments()?;
         let counted = counted(&lab, &service)?;
         assert_eq!(counted[..3], [REQUESTS, after.1 - before.1, after.0 - before.0], "{to} {method}");
         sends_much(&lab.client, to, MUCH)?;
     }
     Ok(())
-}
-
-/// Segments that a namespace has received and sent, of both families.
-fn segments(namespace: &Namespace) -> Result<(u64, u64)> {
-    let table = namespace.run("cat /proc/net/snmp")?;
-    let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (titles, values) = (lines.next().context("no titles")?, lines.next().context("no values")?);
-    let value = |title: &str| -> Result<u64> {
-        let at = titles.split(' ').position(|word| word == title).context("no such title")?;
-        Ok(values.split(' ').nth(at).context("no such value")?.parse()?)
-    };
-    Ok((value("InSegs")?, value("OutSegs")? + value("RetransSegs")?))
 }
 
 #[test]
@@ -177,7 +164,7 @@ fn the_director_itself_is_a_client_of_a_virtual_address_of_its_own() -> Result<(
     for (vip, ..) in families() {
         let to = SocketAddr::new(vip, 80);
         add_service(&lab, "-t", to, 8080, "-m")?;
-        let before = segments(&lab.director)?;
+        let before = lab.director.segments()?;
         let mut answered = std::collections::BTreeMap::new();
         for _ in 0..REQUESTS {
             let answer = ask_tcp(&lab.director, to)?;
@@ -187,7 +174,7 @@ fn the_director_itself_is_a_client_of_a_virtual_address_of_its_own() -> Result<(
         }
         assert!(answered.len() == 3 && answered.values().all(|times| *times >= REQUESTS / 3), "{answered:?}");
         thread::sleep(Duration::from_millis(300));
-        let after = segments(&lab.director)?;
+        let after = lab.director.segments()?;
         let service = format!("-t {to}");
         assert_eq!(sums(&lab, &service)?, [REQUESTS, after.1 - before.1, after.0 - before.0], "{to}");
         sends_much(&lab.director, to, MUCH)?;
@@ -275,12 +262,12 @@ fn the_director_itself_is_client_and_server() -> Result<()> {
             let to = SocketAddr::new(vip, port);
             lab.xipvs(&format!("-A -t {to} -s rr"))?;
             lab.xipvs(&format!("-a -t {to} -r {} {method}", SocketAddr::new(destination, 8080)))?;
-            let before = segments(&lab.director)?;
+            let before = lab.director.segments()?;
             for _ in 0..REQUESTS {
                 assert_eq!(ask_tcp(&lab.director, to)?.client.ip(), vip);
             }
             thread::sleep(Duration::from_millis(300));
-            let after = segments(&lab.director)?;
+            let after = lab.director.segments()?;
             let [connections, received, sent] = sums(&lab, &format!("-t {to}"))?;
             // Both sides' segments are the director's.
             assert_eq!((connections, received + sent), (REQUESTS, after.1 - before.1), "{to} {method}");
@@ -307,14 +294,14 @@ fn a_virtual_address_that_the_director_only_has_a_route_to_is_balanced_for_itsel
     for ((vip, _, director), source) in families().into_iter().zip(sources) {
         let to = SocketAddr::new(vip, 80);
         add_service(&lab, "-t", to, 8080, "-m")?;
-        let before = segments(&lab.director)?;
+        let before = lab.director.segments()?;
         for _ in 0..REQUESTS {
             let answer = ask_tcp(&lab.director, to)?;
             assert_eq!(answer.client.ip(), source);
             assert!(answer.server.starts_with("server"), "{answer:?}");
         }
         thread::sleep(Duration::from_millis(300));
-        let after = segments(&lab.director)?;
+        let after = lab.director.segments()?;
         let service = format!("-t {to}");
         assert_eq!(sums(&lab, &service)?, [REQUESTS, after.1 - before.1, after.0 - before.0], "{to}");
         sends_much(&lab.director, to, MUCH)?;

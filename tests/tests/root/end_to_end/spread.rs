@@ -5,25 +5,12 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use tests::lab::namespace::Namespace;
+use anyhow::Result;
 use tests::lab::sockets::{Listener, ask_tcp, ask_udp};
 use tests::lab::{CLIENT, CLIENT_IPV6, Lab, VIP, VIP_IPV6};
 
 const SERVERS: u8 = 4;
 const REQUESTS: usize = 1000;
-
-/// Segments that a namespace has received and sent, those that it sent again included.
-fn segments(namespace: &Namespace) -> Result<(u64, u64)> {
-    let table = namespace.run("cat /proc/net/snmp")?;
-    let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (titles, values) = (lines.next().context("no titles")?, lines.next().context("no values")?);
-    let value = |title: &str| -> Result<u64> {
-        let at = titles.split(' ').position(|word| word == title).context("no such title")?;
-        Ok(values.split(' ').nth(at).context("no such value")?.parse()?)
-    };
-    Ok((value("InSegs")?, value("OutSegs")? + value("RetransSegs")?))
-}
 
 /// Sums up the lines of servers in `-Ln --stats --exact`: connections, packets in, packets out.
 fn counted(lab: &Lab) -> Result<[u64; 3]> {
@@ -70,10 +57,10 @@ fn a_thousand_requests_are_spread_evenly_with_nat_and_every_packet_is_counted() 
     for server in &lab.servers {
         lab.xipvs(&format!("-a -t {VIP}:80 -r {}:8080 -m", server.address))?;
     }
-    let before = segments(&lab.client)?;
+    let before = lab.client.segments()?;
     ask_evenly(&lab, SocketAddrV4::new(VIP, 80))?;
     settle();
-    let after = segments(&lab.client)?;
+    let after = lab.client.segments()?;
     assert_eq!(counted(&lab)?, [REQUESTS as u64, after.1 - before.1, after.0 - before.0]);
     Ok(())
 }
@@ -88,10 +75,10 @@ fn a_thousand_requests_are_spread_evenly_with_direct_routing_and_every_packet_is
     for server in &lab.servers {
         lab.xipvs(&format!("-a -t {VIP}:80 -r {} -g", server.address))?;
     }
-    let before = segments(&lab.client)?;
+    let before = lab.client.segments()?;
     ask_evenly(&lab, SocketAddrV4::new(VIP, 80))?;
     settle();
-    let after = segments(&lab.client)?;
+    let after = lab.client.segments()?;
     // The answers do not pass the director.
     assert_eq!(counted(&lab)?, [REQUESTS as u64, after.1 - before.1, 0]);
     Ok(())
@@ -112,10 +99,10 @@ fn ipv6_is_balanced_with_both_forwarding_methods() -> Result<()> {
     }
     for (port, answers_pass) in [(80, true), (81, false)] {
         lab.xipvs("-Z")?;
-        let before = segments(&lab.client)?;
+        let before = lab.client.segments()?;
         ask_evenly(&lab, SocketAddrV6::new(VIP_IPV6, port, 0, 0))?;
         settle();
-        let after = segments(&lab.client)?;
+        let after = lab.client.segments()?;
         let answers = if answers_pass { after.0 - before.0 } else { 0 };
         assert_eq!(counted(&lab)?, [REQUESTS as u64, after.1 - before.1, answers], "port {port}");
     }
