@@ -148,7 +148,22 @@ impl Namespace {
     }
 
     /// Segments of TCP that were received and sent here, of both families; those that were sent again count too.
+    ///
+    /// Waits until none has come for a while: what ends a connection comes when its sockets are long closed.
     pub fn segments(&self) -> Result<(u64, u64)> {
+        let mut before = self.segments_now()?;
+        for _ in 0..100 {
+            thread::sleep(Duration::from_millis(300));
+            let now = self.segments_now()?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+        anyhow::bail!("segments come and come")
+    }
+
+    fn segments_now(&self) -> Result<(u64, u64)> {
         let table = self.run("cat /proc/net/snmp")?;
         let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
         let (titles, values) = (lines.next().context("no titles")?, lines.next().context("no values")?);
