@@ -294,7 +294,7 @@ impl Director for Xdp {
             }
             let scheduler = service::check(service)?;
             service::add(maps, service, scheduler)?;
-            repair::note_engines(maps)
+            if service.engine.is_some() { repair::note_engines(maps) } else { Ok(()) }
         })
     }
 
@@ -312,7 +312,10 @@ impl Director for Xdp {
             if service.own_timeouts.is_some() {
                 repair::note_own_timeouts(maps);
             }
-            repair::note_engines(maps)
+            if service.engine.is_some() || record.engine != [0; 16] {
+                repair::note_engines(maps)?;
+            }
+            Ok(())
         })
     }
 

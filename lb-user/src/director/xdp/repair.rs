@@ -54,18 +54,21 @@ pub fn refresh(maps: &Maps) {
     maps.settings.store_u32(0, offset_of!(Settings, services), services);
 }
 
-/// Has the packet program know whether a service has a persistence engine, for which the masquerading destinations are listed.
+/// Has the packet program know whether a service has a persistence engine; whether that is news to it.
+fn store_engines(maps: &Maps) -> bool {
+    let has_some = service::all(maps).any(|(_, record)| record.engine != [0; 16]).into();
+    let is_news = maps.settings().engines != has_some;
+    maps.settings.store_u32(0, offset_of!(Settings, engines), has_some);
+    is_news
+}
+
+/// [`store_engines`], and lists the masquerading destinations while there is such a service.
 ///
 /// # Errors
 ///
 /// When there is no room for that.
 pub fn note_engines(maps: &Maps) -> Result<()> {
-    let has_some = service::all(maps).any(|(_, record)| record.engine != [0; 16]).into();
-    if maps.settings().engines == has_some {
-        return Ok(());
-    }
-    maps.settings.store_u32(0, offset_of!(Settings, engines), has_some);
-    list_masquerading(maps)
+    if store_engines(maps) { list_masquerading(maps) } else { Ok(()) }
 }
 
 /// Whether the packet program asks which destinations masquerade.
@@ -109,6 +112,6 @@ pub fn repair(maps: &mut Maps) -> Result<()> {
         let _ = destination::delete(maps, &mut slots, id);
     }
     refresh(maps);
-    note_engines(maps)?;
+    store_engines(maps);
     list_masquerading(maps)
 }
