@@ -16,7 +16,7 @@ use lb_common::tuple::Tuple;
 use crate::clock;
 use crate::connection::{self, Found, Inserted};
 use crate::maps::{self, DestinationRef, Scratch, ServiceRef, SettingsRef};
-use crate::open::{client_side, make_room, store};
+use crate::open::{client_side, store};
 use crate::packet::Window;
 use crate::persistence;
 
@@ -99,10 +99,7 @@ fn take_over_connection(
         ..client_side(settings, tuple, client_addresses, wanted.destination, destination, wanted.port, now)
     };
     let deadline = now.wrapping_add(wanted.lifetime);
-    let mut stored = store(deadline, now);
-    if stored == Inserted::Full && make_room(settings, entry, now) {
-        stored = store(deadline, now);
-    }
+    let stored = store(settings, entry, deadline, now);
     if stored == Inserted::Stored {
         connection::join_destination(entry, destination);
     } else {

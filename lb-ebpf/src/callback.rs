@@ -210,10 +210,7 @@ fn begin(
     // One that the client has with another destination makes way: its packets go where one entry says.
     connection::remove(&tuple);
     let deadline = now.wrapping_add(settings.timeout(entry.state));
-    let mut stored = open::store(deadline, now);
-    if stored == Inserted::Full && open::make_room(settings, entry, now) {
-        stored = open::store(deadline, now);
-    }
+    let stored = open::store(settings, entry, deadline, now);
     if stored == Inserted::Stored {
         connection::join_destination(entry, destination);
         maps::count_connection(settings, id);

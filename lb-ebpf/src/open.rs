@@ -110,10 +110,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
         return Err(Reason::NoDestination);
     }
     let deadline = now.wrapping_add(lifetime);
-    let mut stored = if once { Inserted::Stored } else { store(deadline, now) };
-    if stored == Inserted::Full && make_room(settings, entry, now) {
-        stored = store(deadline, now);
-    }
+    let stored = if once { Inserted::Stored } else { store(settings, entry, deadline, now) };
     if stored != Inserted::Stored {
         persistence::release(entry.template);
         // Another CPU was faster with a packet of the same flow: this one finds the connection now.
@@ -184,10 +181,7 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
     let new = new_entry(settings, packet, client_addresses, id, destination, port, now);
     maps::lay(entry, &Entry { epoch, template, ..new });
     let deadline = now.wrapping_add(settings.timeout(entry.state));
-    let mut stored = if once { Inserted::Stored } else { store(deadline, now) };
-    if stored == Inserted::Full && make_room(settings, entry, now) {
-        stored = store(deadline, now);
-    }
+    let stored = if once { Inserted::Stored } else { store(settings, entry, deadline, now) };
     if stored != Inserted::Stored {
         persistence::release(entry.template);
         return if stored == Inserted::Exists {
@@ -285,9 +279,20 @@ fn port(service: ServiceRef, tuple: &Tuple, destination: u16) -> u16 {
     }
 }
 
-/// Stores both sides of a connection, or none.
+/// Stores both sides of a connection, or none: `entry` is its client side, in the scratch room. Where there is no room for them,
+/// others give way.
 #[inline(always)]
-pub fn store(deadline: u32, now: u32) -> Inserted {
+pub fn store(settings: SettingsRef, entry: &Entry, deadline: u32, now: u32) -> Inserted {
+    let stored = store_at_once(deadline, now);
+    if stored == Inserted::Full && make_room(settings, entry, now) {
+        return store_at_once(deadline, now);
+    }
+    stored
+}
+
+/// [`store`], if there is room.
+#[inline(always)]
+fn store_at_once(deadline: u32, now: u32) -> Inserted {
     let stored = open_store(deadline, now);
     if stored == HALF {
         // From here, as a call from there is one too deep for the stack.
@@ -300,7 +305,7 @@ pub fn store(deadline: u32, now: u32) -> Inserted {
 /// Of [`open_store`]: the client side is in the table, the other has found no room.
 const HALF: u32 = u32::MAX;
 
-/// [`store`], once for all: the client side lies in the scratch room, where this makes the other.
+/// [`store_at_once`], once for all: the client side lies in the scratch room, where this makes the other.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn open_store(deadline: u32, now: u32) -> u32 {
@@ -319,7 +324,7 @@ pub extern "C" fn open_store(deadline: u32, now: u32) -> u32 {
 
 /// Makes room for both sides of a new connection.
 #[inline(always)]
-pub fn make_room(settings: SettingsRef, entry: &Entry, now: u32) -> bool {
+fn make_room(settings: SettingsRef, entry: &Entry, now: u32) -> bool {
     // A place that is free for the one may be the only one that is free for the other.
     connection::make_room(&entry.tuple(), settings, now, false)
         && (!entry.has_twin() || connection::make_room(&entry.twin(), settings, now, true))
