@@ -19,7 +19,7 @@ use crate::connection::{self, Found};
 use crate::forward::{self, Verdict};
 use crate::maps::{self, Counted, DestinationRef, Scratch, SettingsRef};
 use crate::packet::Window;
-use crate::{clock, service};
+use crate::{callback, clock, service};
 
 /// What the programs look at first. Most packets in the world are not ours.
 #[inline(always)]
@@ -239,17 +239,15 @@ fn unknown<const IPV6: bool>(
     now: u32,
 ) -> Result<Verdict, Reason> {
     let tuple = packet.tuple;
-    if settings.engines() != 0
+    let may_answer = settings.concerns(tuple.raw_source());
+    if may_answer
+        && callback::may_begin(settings, packet)
         && !core::mem::take(&mut scratch.is_no_callback)
-        && tuple.transport() == Protocol::Udp.number()
         && !scratch.follows
-        && !packet.is_later_fragment()
-        && settings.concerns(tuple.raw_source())
     {
         return Ok(Verdict::GoOn(Program::Callback));
     }
     let addresses = addresses::<IPV6>(context, packet)?;
-    let may_answer = settings.concerns(tuple.raw_source());
     // An answer may go where a service is, too: as of a client that has a virtual address itself.
     if may_answer {
         direct_reply::<IPV6>(settings, packet, &addresses, scratch, now)?;

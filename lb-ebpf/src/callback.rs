@@ -9,6 +9,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::connection::{self as rules, Addresses, CLIENT_SIDE, Entry, INACTIVE};
 use lb_common::destination::{AVAILABLE, DestinationId, DestinationKey};
 use lb_common::packet::Packet;
+use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::service::flags;
 use lb_common::settings::Program;
@@ -19,6 +20,14 @@ use crate::forward::{self, NoHop, Verdict};
 use crate::maps::{self, Counted, DestinationRef, Scratch, ServiceRef, SettingsRef, settings};
 use crate::persistence;
 use crate::{balance, clock, local_out, open};
+
+/// Whether a packet is one that a destination could begin a connection with, if it comes from one.
+#[inline(always)]
+pub fn may_begin(settings: SettingsRef, packet: &Packet) -> bool {
+    settings.engines() != 0
+        && packet.tuple.transport() == Protocol::Udp.number()
+        && !packet.is_later_fragment()
+}
 
 /// Makes a connection for the datagram in the scratch room if a destination begins it, and sends that on; gives any other back
 /// to who balances any packet.

@@ -312,18 +312,16 @@ impl Contents for OutWindow {
     }
 }
 
-/// Cuts a packet that the stack has off after so many bytes, makes one of several, and has it lie in one piece; existing windows
-/// are void after it.
+/// [`cut_off`], and has what is left lie in one piece.
 #[inline(always)]
 pub fn cut_own(context: &TcContext, length: u32) -> bool {
-    // SAFETY: the context is the program's own; the helper checks that the headers stay.
-    unsafe { bpf_skb_change_tail(context.skb.skb, length, 0) == 0 && context.pull_data(length).is_ok() }
+    cut_off(context, length) && context.pull_data(length).is_ok()
 }
 
 /// Cuts a packet that the stack has off after so many bytes, and makes one of several; existing windows are void after it.
 #[inline(always)]
 pub fn cut_off(context: &TcContext, length: u32) -> bool {
-    // SAFETY: as above.
+    // SAFETY: the context is the program's own; the helper checks that the headers stay.
     unsafe { bpf_skb_change_tail(context.skb.skb, length, 0) == 0 }
 }
 

@@ -55,9 +55,7 @@ pub struct Choice {
     pub template: u32,
 }
 
-/// The destination of a new connection to a persistent service: that of the client's template, or of a new one.
-///
-/// As of [`choose_or`].
+/// [`choose_or`], with a destination that the scheduler chooses.
 #[inline(always)]
 pub fn choose(
     service: u32,
@@ -69,8 +67,9 @@ pub fn choose(
     choose_or(service, tuple, seen, control, now, || scheduler::schedule(service, tuple, seen))
 }
 
-/// That of the client's template, or of a new one for the destination that `schedule` has. The template counts the connection
-/// as one that it controls until [`release`], if `control` says so.
+/// The destination of a new connection to a persistent service: that of the client's template, or of a new one, which is for
+/// the destination that `schedule` has. The template counts the connection as one that it controls until [`release`], if
+/// `control` says so.
 #[inline(always)]
 pub fn choose_or(
     service: u32,

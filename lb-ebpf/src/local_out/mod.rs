@@ -20,7 +20,6 @@ use aya_ebpf::programs::TcContext;
 use lb_common::connection::{self as rules, Entry, SERVER_SIDE, is_past, is_stale};
 use lb_common::destination::AVAILABLE;
 use lb_common::packet::{self, Family, Packet};
-use lb_common::protocol::Protocol;
 use lb_common::reason::{Fate, Reason};
 use lb_common::settings::Program;
 
@@ -30,7 +29,7 @@ pub use self::tunnel::send as send_in_tunnel;
 use crate::machine::opaque;
 use crate::maps::{self, Counted, DestinationRef, SettingsRef};
 use crate::packet::{OutWindow, copy_own, is_own, is_piece, set_handled};
-use crate::{balance, clock, connection, fragment, open, sip};
+use crate::{balance, callback, clock, connection, fragment, open, sip};
 
 /// What the classifiers behind this one, and then the interface, get to see of a packet.
 #[derive(Clone, Copy)]
@@ -171,11 +170,7 @@ fn go_on<const IPV6: bool>(
     }
     let scratch = maps::scratch()?;
     scratch.client_addresses = scratch.server_addresses;
-    let tuple = packet.tuple;
-    let may_begin = settings.engines() != 0
-        && tuple.transport() == Protocol::Udp.number()
-        && !packet.is_later_fragment()
-        && settings.concerns(tuple.raw_source());
+    let may_begin = settings.concerns(packet.tuple.raw_source()) && callback::may_begin(settings, packet);
     Ok(Verdict::GoOn(if may_begin { Program::Callback } else { Program::Open }))
 }
 
