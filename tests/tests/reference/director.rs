@@ -46,13 +46,13 @@ fn configurations_go_from_ipvsadm_to_us_and_back() {
 
         kernel.flush().unwrap();
         assert_eq!(configured(&mut kernel).entries, vec![], "{title}: after flush");
-        let applied = apply(plan(&Table::default(), &previous), &mut kernel).unwrap();
+        let applied = apply(plan(&Table::default(), &previous), &mut *kernel).unwrap();
         assert!(applied.refused.is_empty(), "{title}: {applied:?}");
-        let applied = apply(plan(&previous, &wanted), &mut kernel).unwrap();
+        let applied = apply(plan(&previous, &wanted), &mut *kernel).unwrap();
         assert!(applied.refused.is_empty(), "{title}: {applied:?}");
         let changes = applied.made;
         assert_eq!(ipvsadm_prints(&["-R"], LISTINGS), listed, "{title}: as written by {changes:?}");
-        let ours = golden::run(&["ipvsadm", "-R"], LISTINGS, &mut kernel, &no_names);
+        let ours = golden::run(&["ipvsadm", "-R"], LISTINGS, &mut *kernel, &no_names);
         assert_eq!((ours.stderr.as_str(), ours.status), ("", 0), "{title}");
         // Of flags without a name ipvsadm writes an option that it does not read.
         assert_eq!(ours.stdout, listed.replace(" -b \n", "\n"), "{title}: as listed by us");

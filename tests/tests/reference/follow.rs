@@ -268,7 +268,7 @@ fn configurations_go_from_xdp_to_the_kernel_and_back() {
             partial += 1;
         }
 
-        let applied = mirror(&mut *xdp, &mut kernel).unwrap();
+        let applied = mirror(&mut *xdp, &mut *kernel).unwrap();
         assert!(applied.refused.is_empty(), "{title}: {applied:?}");
         let saved = golden::run(&["xipvs", "-Sn"], "", &mut *xdp, &no_names);
         assert_eq!((saved.stderr.as_str(), saved.status), ("", 0), "{title}");
@@ -276,7 +276,7 @@ fn configurations_go_from_xdp_to_the_kernel_and_back() {
         assert_eq!(ipvsadm_prints(&["-Sn"], "").replace(" -b \n", "\n"), saved.stdout, "{title}");
 
         xdp.flush().unwrap();
-        let applied = mirror(&mut kernel, &mut *xdp).unwrap();
+        let applied = mirror(&mut *kernel, &mut *xdp).unwrap();
         assert!(applied.refused.is_empty(), "{title}: {applied:?}");
         let returned = xdp.table().unwrap().configured();
         assert_eq!(by_service(&returned), by_service(&written), "{title}");
@@ -295,13 +295,13 @@ fn the_kernel_is_mirrored_both_ways() {
     ipvsadm_prints(&["--set", "60", "61", "62"], "");
     let before = ipvsadm_prints(&["-S", "-n"], "");
     let mut memory = Memory::default();
-    assert!(mirror(&mut source, &mut memory).unwrap().refused.is_empty());
-    assert_eq!(diff(&mut source, &mut memory).unwrap(), vec![]);
+    assert!(mirror(&mut *source, &mut memory).unwrap().refused.is_empty());
+    assert_eq!(diff(&mut *source, &mut memory).unwrap(), vec![]);
 
     ipvsadm_prints(&["-C"], "");
     ipvsadm_prints(&["--set", "1", "1", "1"], "");
-    assert_eq!(diff(&mut memory, &mut source).unwrap().len(), 5);
-    assert!(mirror(&mut memory, &mut source).unwrap().refused.is_empty());
+    assert_eq!(diff(&mut memory, &mut *source).unwrap().len(), 5);
+    assert!(mirror(&mut memory, &mut *source).unwrap().refused.is_empty());
     assert_eq!(ipvsadm_prints(&["-S", "-n"], ""), before);
     assert_eq!(ipvsadm_prints(&["-L", "--timeout"], ""), "Timeout (tcp tcpfin udp): 60 61 62\n");
 }

@@ -17,6 +17,7 @@ use std::process::{Command, Output, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 use tests::lab::binary;
+use xipvs::director::Director as _;
 use xipvs::director::kernel::Kernel;
 use xipvs::director::xdp::Xdp;
 use xipvs::director::xdp::lifecycle;
@@ -30,10 +31,37 @@ fn namespace() -> File {
     File::open("/proc/thread-self/ns/net").unwrap()
 }
 
-/// Kernel IPVS in a new network namespace.
-fn kernel() -> Kernel {
+/// Kernel IPVS in a network namespace of its own; emptied with this value.
+///
+/// What is left in a namespace the kernel removes some time later, and from the listings that it makes of other namespaces
+/// meanwhile services may be missing.
+struct OwnKernel(Kernel);
+
+/// Reaches it in a new network namespace.
+fn kernel() -> OwnKernel {
     namespace();
-    Kernel::open().expect("these tests need kernel IPVS: `cargo xtask test` runs them in the reference VM")
+    let kernel = Kernel::open();
+    OwnKernel(kernel.expect("these tests need kernel IPVS: `cargo xtask test` runs them in the reference VM"))
+}
+
+impl Deref for OwnKernel {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        &self.0
+    }
+}
+
+impl DerefMut for OwnKernel {
+    fn deref_mut(&mut self) -> &mut Kernel {
+        &mut self.0
+    }
+}
+
+impl Drop for OwnKernel {
+    fn drop(&mut self) {
+        let _ = self.0.flush();
+    }
 }
 
 /// The XDP director in the calling thread's namespace; removed with this value.
