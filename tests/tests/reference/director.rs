@@ -206,6 +206,28 @@ fn daemons_are_started_told_and_stopped() {
     assert_eq!(kernel.daemons().unwrap(), vec![]);
 }
 
+/// The kernel says nothing when the thread that it stops has not begun yet: the real ipvsadm waits for ever then.
+#[test]
+fn a_daemon_may_be_stopped_before_its_thread_begins() {
+    let mut kernel = kernel();
+    shell("ip link add sync0 type dummy && ip address add 192.0.2.7/24 dev sync0 && ip link set sync0 up");
+    let mut daemon = SyncDaemon {
+        role: SyncRole::Master,
+        interface: "sync0".into(),
+        sync_id: 0,
+        max_length: 0,
+        group: None,
+        port: 0,
+        ttl: 0,
+    };
+    for role in [SyncRole::Master, SyncRole::Backup].repeat(200) {
+        daemon.role = role;
+        kernel.start_daemon(&daemon).unwrap();
+        kernel.stop_daemon(role).unwrap();
+        assert_eq!(kernel.daemons().unwrap(), vec![]);
+    }
+}
+
 /// A client that finds no server: one connection, one packet, in the counters and in the connection list.
 #[test]
 fn counters_and_connections_are_told_as_ipvsadm_tells_them() {

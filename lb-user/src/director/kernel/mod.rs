@@ -202,7 +202,11 @@ impl Director for Kernel {
 
     fn stop_daemon(&mut self, role: SyncRole) -> Result<()> {
         let attributes = Attributes::default().put_nest(top::DAEMON, &daemon::encode_role(role));
-        self.tell(Command::DeleteDaemon, attributes)
+        match self.tell(Command::DeleteDaemon, attributes) {
+            // The thread was stopped before it ran for the first time.
+            Err(Error::Errno(libc::EINTR)) => Ok(()),
+            told => told,
+        }
     }
 
     /// Tells everything but a service's scheduler flags and engine, and a destination's thresholds and tunnel settings: asking

@@ -1,4 +1,7 @@
-//! A socket of a generic netlink family: one question at a time, blocking.
+//! A socket of a generic netlink family: one question at a time.
+//!
+//! The kernel answers a question within the call that sends it, and goes on with a dump within the calls that read it, so
+//! that nothing here ever waits.
 //!
 //! The only place that speaks to the kernel for this director, and to the family `netdev`; it knows nothing of what is asked.
 //! IPVS counterpart: `ip_vs_genl_register` and netlink's own dump machinery.
@@ -63,7 +66,8 @@ impl Socket {
         Ok(Some(opened))
     }
 
-    /// Asks and collects the answer; a refusal is an error with the kernel's number.
+    /// Asks and collects the answer; a refusal is an error with the kernel's number. `EINTR` is the one that the kernel keeps
+    /// to itself: a command that ends with it has no answer at all.
     pub fn ask(&mut self, question: Message, answer: Answer) -> io::Result<Vec<Message>> {
         let header = GenlHeader { cmd: question.command(), version: question.version() };
         let answers = self.exchange(GenlMessage::new(header, question, self.family), answer)?;
@@ -96,7 +100,10 @@ impl Socket {
     /// Takes one datagram, and says whether the answer is complete.
     fn receive<M: NetlinkDeserializable>(&mut self, answers: &mut Vec<M>) -> io::Result<bool> {
         self.buffer.clear();
-        self.socket.recv(&mut self.buffer, 0)?;
+        self.socket.recv(&mut self.buffer, libc::MSG_DONTWAIT).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::from_raw_os_error(libc::EINTR),
+            _ => error,
+        })?;
         let mut rest = self.buffer.as_slice();
         while !rest.is_empty() {
             let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
