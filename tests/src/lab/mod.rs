@@ -26,7 +26,7 @@ pub mod sctp;
 pub mod sockets;
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{self, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -83,6 +83,18 @@ pub struct Server {
     pub address_ipv6: Ipv6Addr,
     /// Where its programs run.
     pub namespace: Namespace,
+}
+
+impl Server {
+    /// Its address of the family that another one has.
+    pub fn address_for(&self, other: IpAddr) -> IpAddr {
+        if other.is_ipv4() { self.address.into() } else { self.address_ipv6.into() }
+    }
+}
+
+/// The client's address of the family that another one has.
+pub fn client_for(other: IpAddr) -> IpAddr {
+    if other.is_ipv4() { CLIENT.into() } else { CLIENT_IPV6.into() }
 }
 
 impl Lab {

@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, listen, soc
 
 use super::namespace::{Namespace, PATIENCE};
 use super::sockets::Listener;
-use super::{CLIENT, CLIENT_IPV6, Server};
+use super::{Server, client_for};
 
 /// Has the kernel load what it needs for it.
 pub fn load() -> Result<()> {
@@ -41,7 +41,7 @@ pub fn serve(server: &Server, on: impl Into<SocketAddr>) -> Result<Listener> {
 
 /// Associates a client, by the address that a lab's client has towards the director.
 pub fn associate(client: &Namespace, to: SocketAddr) -> Result<TcpStream> {
-    let from = if to.is_ipv4() { CLIENT.into() } else { CLIENT_IPV6.into() };
+    let from = client_for(to.ip());
     client.enter(|| -> Result<TcpStream> {
         let socket = TcpStream::from(bound(SocketAddr::new(from, 0))?);
         socket.set_read_timeout(Some(PATIENCE))?;

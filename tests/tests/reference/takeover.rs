@@ -181,8 +181,7 @@ fn calls_stay(name: &str, virtual_address: IpAddr, client: IpAddr) {
     lab.xipvs(&format!("--director kernel -A -u {service} -s rr -p 600 --pe sip")).unwrap();
     let mut servers = Vec::new();
     for server in &lab.servers {
-        let address = if client.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
-        let at = SocketAddr::new(address, 5060);
+        let at = SocketAddr::new(server.address_for(client), 5060);
         servers.push(Listener::udp(server, at).unwrap());
         lab.xipvs(&format!("--director kernel -a -u {service} -r {at} -m")).unwrap();
     }

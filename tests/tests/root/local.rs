@@ -134,10 +134,16 @@ fn without_virtual_addresses(lab: &Lab) -> Result<()> {
 fn add_service(lab: &Lab, option: &str, to: SocketAddr, port: u16, method: &str) -> Result<()> {
     lab.xipvs(&format!("-A {option} {to} -s rr"))?;
     for server in &lab.servers {
-        let address = if to.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
-        lab.xipvs(&format!("-a {option} {to} -r {} {method}", SocketAddr::new(address, port)))?;
+        let at = SocketAddr::new(server.address_for(to.ip()), port);
+        lab.xipvs(&format!("-a {option} {to} -r {at} {method}"))?;
     }
     Ok(())
+}
+
+/// Answers datagrams at a port of each server, at its address of a virtual address's family.
+fn udp_servers(lab: &Lab, vip: IpAddr, port: u16) -> Result<Vec<Listener>> {
+    let servers = lab.servers.iter();
+    servers.map(|server| Listener::udp(server, SocketAddr::new(server.address_for(vip), port))).collect()
 }
 
 /// Sums up the counters of a service's destinations.
@@ -201,12 +207,7 @@ fn direct_routing_and_datagrams_of_the_director_itself_go_to_servers() -> Result
 
         let to = SocketAddr::new(vip, 53);
         add_service(&lab, "-u", to, 5353, "-m")?;
-        let server = |server: &tests::lab::Server| -> Result<Listener> {
-            let address: IpAddr =
-                if vip.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
-            Listener::udp(server, SocketAddr::new(address, 5353))
-        };
-        let _dns: Vec<_> = lab.servers.iter().map(server).collect::<Result<_>>()?;
+        let _dns = udp_servers(&lab, vip, 5353)?;
         let socket = lab.director.bind(SocketAddr::new(director, 0))?;
         let first = ask_udp(&socket, to)?;
         assert_eq!(first.client, socket.local_addr()?);
@@ -226,12 +227,7 @@ fn calls_of_the_director_itself_stay_with_their_servers() -> Result<()> {
         let to = SocketAddr::new(vip, 5060);
         add_service(&lab, "-u", to, 5080, "-m")?;
         lab.xipvs(&format!("-E -u {to} -s rr -p 300 --pe sip"))?;
-        let server = |server: &tests::lab::Server| -> Result<Listener> {
-            let address: IpAddr =
-                if vip.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
-            Listener::udp(server, SocketAddr::new(address, 5080))
-        };
-        let _telephones: Vec<_> = lab.servers.iter().map(server).collect::<Result<_>>()?;
+        let _telephones = udp_servers(&lab, vip, 5080)?;
         // Each time from another port.
         let bind = || lab.director.bind(SocketAddr::new(director, 0));
         let round = || -> Result<Vec<String>> {
@@ -342,8 +338,7 @@ fn without_a_server_the_directors_own_sockets_are_refused_and_it_is_counted() ->
     lab.attach()?;
     let _own = Listener::tcp_in(&lab.director, "director", (Ipv6Addr::UNSPECIFIED, 80))?;
     for ((vip, _, director), (routed, source)) in families().into_iter().zip(ROUTED) {
-        let server: IpAddr =
-            if vip.is_ipv4() { lab.servers[0].address.into() } else { lab.servers[0].address_ipv6.into() };
+        let server = lab.servers[0].address_for(vip);
         for (vip, from) in [(vip, vip), (vip, director), (routed.parse()?, source.parse()?)] {
             let to = SocketAddr::new(vip, 80);
             for option in ["-t", "-u"] {
@@ -416,8 +411,7 @@ fn the_directors_own_sockets_learn_how_much_the_way_to_a_server_takes() -> Resul
         add_service(&lab, "-t", to, 8080, "-m")?;
         sends_much(&lab.director, to, MUCH).with_context(|| to.to_string())?;
 
-        let at: IpAddr = if vip.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
-        let _dns = Listener::udp(server, SocketAddr::new(at, 5353))?;
+        let _dns = udp_servers(&lab, vip, 5353)?;
         let to = SocketAddr::new(vip, 53);
         add_service(&lab, "-u", to, 5353, "-m")?;
         let socket = connected(&lab, director, to)?;
@@ -444,11 +438,7 @@ fn datagrams_of_the_director_itself_that_leave_in_fragments_arrive() -> Result<(
         let vip: IpAddr = routed.parse()?;
         let to = SocketAddr::new(vip, 53);
         add_service(&lab, "-u", to, 5353, "-m")?;
-        let listen = |server: &tests::lab::Server| -> Result<Listener> {
-            let at: IpAddr = if vip.is_ipv4() { server.address.into() } else { server.address_ipv6.into() };
-            Listener::udp(server, SocketAddr::new(at, 5353))
-        };
-        let _dns: Vec<_> = lab.servers.iter().map(listen).collect::<Result<_>>()?;
+        let _dns = udp_servers(&lab, vip, 5353)?;
         // A server that is the director itself, and a client from outside: its answers leave in fragments.
         let local = SocketAddr::new(vip, 54);
         let own: IpAddr = source.parse()?;

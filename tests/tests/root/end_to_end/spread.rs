@@ -1,13 +1,13 @@
 //! Requests and datagrams of plain sockets: how evenly they are spread, and that every packet is counted.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tests::lab::sockets::{Listener, ask_tcp, ask_udp};
-use tests::lab::{CLIENT, CLIENT_IPV6, Lab, VIP, VIP_IPV6};
+use tests::lab::{CLIENT, Lab, VIP, VIP_IPV6, client_for};
 
 const SERVERS: u8 = 4;
 const REQUESTS: usize = 1000;
@@ -30,7 +30,7 @@ fn counted(lab: &Lab) -> Result<[u64; 3]> {
 /// Asks many times, and checks who answered how often.
 fn ask_evenly(lab: &Lab, to: impl Into<SocketAddr>) -> Result<()> {
     let to = to.into();
-    let client = if to.is_ipv4() { IpAddr::from(CLIENT) } else { CLIENT_IPV6.into() };
+    let client = client_for(to.ip());
     let mut answered = BTreeMap::new();
     for _ in 0..REQUESTS {
         let answer = ask_tcp(&lab.client, to)?;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use aya::util::KernelVersion;
 use tests::lab::sockets::{Listener, ask_tcp, ask_udp, sends_much};
-use tests::lab::{CLIENT, CLIENT_IPV6, Lab, Server, VIP, VIP_IPV6};
+use tests::lab::{Lab, Server, VIP, VIP_IPV6, client_for};
 
 use super::tunnel_ends::{GUE_PORT, TunnelEnds};
 
@@ -92,7 +92,7 @@ pub fn use_all(lab: &Lab) -> Result<()> {
         (VIP_IPV6.into(), v6, "-i"),
     ];
     for (vip, destination, method) in rows {
-        let client: IpAddr = if vip.is_ipv4() { CLIENT.into() } else { CLIENT_IPV6.into() };
+        let client = client_for(vip);
         let port = if method == "-m" { 8080 } else { 80 };
         let to = SocketAddr::new(vip, 80);
         use_service(lab, client, to, SocketAddr::new(destination, port), method)?;
