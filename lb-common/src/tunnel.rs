@@ -11,6 +11,7 @@ use crate::checksum::{self, Sum};
 use crate::forward::{TunnelChecksum, TunnelType};
 use crate::icmp::{self, Received};
 use crate::packet::{Family, Frame, IPV4, IPV6, MAX_TRANSPORT, UDP};
+use crate::reason::Reason;
 use crate::tuple::Tuple;
 
 /// Bytes of a GRE header without a checksum.
@@ -42,6 +43,25 @@ pub struct Inner {
     pub time_to_live: u8,
     /// It must not be fragmented, and neither must what is around it. Never set for IPv6.
     pub dont_fragment: bool,
+}
+
+impl Inner {
+    /// Whether the stack may cut up what is larger than its tunnel over a network of this family takes.
+    ///
+    /// # Errors
+    ///
+    /// Why it goes no further, if not.
+    #[inline(always)]
+    pub fn may_be_cut(self, outer: Family) -> Result<(), Reason> {
+        if self.family == Family::V6 || self.dont_fragment {
+            Err(Reason::TooBig)
+        } else if outer == Family::V6 {
+            // The stack would have to forward it, and cuts no packet of IPv6 that it forwards.
+            Err(Reason::NotFragmented)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// A destination's tunnel, as its record has it.
@@ -387,6 +407,17 @@ mod tests {
         assert_eq!((read.identification(), read.dont_fragment()), (0, true));
         assert_eq!((read.source(), read.destination()), ([10, 1, 1, 1], [10, 1, 1, 2]));
         assert_eq!(read.header_checksum(), read.to_header().calc_header_checksum());
+    }
+
+    #[test]
+    fn only_ipv4_that_allows_it_is_cut_and_only_over_ipv4() {
+        let [whole, six] = [Family::V4, Family::V6].map(inner);
+        let cut = Inner { dont_fragment: false, ..whole };
+        assert_eq!(cut.may_be_cut(Family::V4), Ok(()));
+        assert_eq!(cut.may_be_cut(Family::V6), Err(Reason::NotFragmented));
+        for outer in [Family::V4, Family::V6] {
+            assert_eq!([whole, six].map(|inner| inner.may_be_cut(outer)), [Err(Reason::TooBig); 2]);
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::XdpContext;
+use lb_common::checksum::Sum;
 use lb_common::connection::{Entry, octets};
+use lb_common::destination::DestinationId;
 use lb_common::forward::{take_hop, take_hop_ipv6};
 use lb_common::packet::{Family, Frame, IPV4, IPV6, Packet};
 use lb_common::reason::Reason;
@@ -48,10 +50,10 @@ pub fn send_at_once(
     let tunnel = destination.tunnel();
     let inner = take::<false>(context, settings, packet)?;
     let at = forward::write_link(context, packet, entry, Family::V4, tunnel.room(Family::V4))?;
-    let ends = [entry.tunnel_source(), entry.address].map(u32::to_ne_bytes);
+    let ends = [entry.tunnel_source(), entry.address];
     let hash = packet.tuple.hash(settings.seed()) as u32;
-    write_ipv4(context, at, tunnel, inner, ends).ok_or(Reason::Malformed)?;
     let mut window = Window::of(context);
+    write_ipv4(window.bytes_mut(at).ok_or(Reason::Malformed)?, tunnel, inner, ends);
     rules::write_between(window.bytes_mut(at + IPV4).ok_or(Reason::Malformed)?, tunnel, inner, hash, None);
     Ok(forward::out(context, entry.interface))
 }
@@ -86,20 +88,28 @@ fn take<const INNER_IPV6: bool>(
     })
 }
 
-/// Writes the outer header at an offset: source and destination in network order.
+/// Writes an outer header of IPv4, between two addresses in network order, loaded natively; the sum of UDP's pseudo-header.
 #[inline(always)]
-fn write_ipv4(
-    context: &XdpContext,
-    at: usize,
-    tunnel: Tunnel,
-    inner: Inner,
-    [source, destination]: [[u8; 4]; 2],
-) -> Option<()> {
+pub fn write_ipv4(header: &mut [u8; IPV4], tunnel: Tunnel, inner: Inner, ends: [u32; 2]) -> Sum {
     // SAFETY: the helper takes nothing.
     let identification = unsafe { bpf_get_prandom_u32() } as u16;
-    let mut window = Window::of(context);
-    rules::write_ipv4(window.bytes_mut(at)?, tunnel, inner, source, destination, identification);
-    Some(())
+    let [source, destination] = ends.map(u32::to_ne_bytes);
+    rules::write_ipv4(header, tunnel, inner, source, destination, identification);
+    rules::pseudo_ipv4(source, destination, inner.length)
+}
+
+/// The same of IPv6, to a destination.
+#[inline(always)]
+pub fn write_ipv6(
+    header: &mut [u8; IPV6],
+    tunnel: Tunnel,
+    inner: Inner,
+    id: DestinationId,
+    destination: DestinationRef,
+) -> Sum {
+    let (source, destination) = (octets(maps::tunnel_source_ipv6(id)), octets(destination.address_ipv6()));
+    rules::write_ipv6(header, tunnel, inner, source, destination);
+    rules::pseudo_ipv6(source, destination, inner.length)
 }
 
 /// Sends the packet of a known flow, which both lie in the scratch room, into its tunnel.
@@ -129,13 +139,7 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
     let by_stack = if scratch.tunnelling == Tunnelling::NoNeighbour {
         Some(Reason::NeighbourByStack)
     } else if packet.length > tunnel.mtu(outer, entry.mtu).ok_or(Reason::NoRoute)? {
-        if INNER_IPV6 || inner.dont_fragment {
-            return Err(Reason::TooBig);
-        }
-        if OUTER_IPV6 {
-            // The stack would have to forward it, and cuts no packet of IPv6 that it forwards.
-            return Err(Reason::NotFragmented);
-        }
+        inner.may_be_cut(outer)?;
         Some(Reason::FragmentedByStack)
     } else {
         None
@@ -154,21 +158,16 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
     } else {
         forward::write_link(context, &packet, entry, outer, room)?
     };
+    let mut window = Window::of(context);
     let pseudo = if OUTER_IPV6 {
-        let source = octets(maps::tunnel_source_ipv6(entry.destination));
-        let destination = octets(destination.address_ipv6());
-        let mut window = Window::of(context);
-        let header: &mut [u8; IPV6] = window.bytes_mut(at).ok_or(Reason::Malformed)?;
-        rules::write_ipv6(header, tunnel, inner, source, destination);
-        rules::pseudo_ipv6(source, destination, inner.length)
+        let header = window.bytes_mut(at).ok_or(Reason::Malformed)?;
+        write_ipv6(header, tunnel, inner, entry.destination, destination)
     } else {
-        let ends = [entry.tunnel_source(), destination.address()].map(u32::to_ne_bytes);
-        write_ipv4(context, at, tunnel, inner, ends).ok_or(Reason::Malformed)?;
-        rules::pseudo_ipv4(ends[0], ends[1], inner.length)
+        let header = window.bytes_mut(at).ok_or(Reason::Malformed)?;
+        write_ipv4(header, tunnel, inner, [entry.tunnel_source(), destination.address()])
     };
     let at = at + room - tunnel.encapsulation();
     let sums = payload.map(|payload| (payload, pseudo));
-    let mut window = Window::of(context);
     rules::write_between(window.bytes_mut(at).ok_or(Reason::Malformed)?, tunnel, inner, hash, sums);
     by_stack.map_or_else(|| Ok(forward::out(context, entry.interface)), Err)
 }

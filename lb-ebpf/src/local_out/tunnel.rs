@@ -9,10 +9,8 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_GRE,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::TcContext;
 use lb_common::checksum::Sum;
-use lb_common::connection::octets;
 use lb_common::offload::Segment;
 use lb_common::packet::{FRAGMENT_BITS, Family, Frame, IPV4, IPV6, Packet};
 use lb_common::protocol::Protocol;
@@ -25,6 +23,7 @@ use super::{LOOPBACK, Verdict, piece};
 use crate::forward::{self, DONT_FRAGMENT, NoHop};
 use crate::maps::{self, DestinationRef, Scratch};
 use crate::packet::{OutWindow, is_piece, leaves_by, segment, write};
+use crate::tunnel::{write_ipv4, write_ipv6};
 use crate::{clock, sum};
 
 /// The farthest that a packet is summed.
@@ -84,14 +83,10 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
     }
     let mut inner = inner::<INNER_IPV6>(context, &packet)?;
     let is_too_large = exceeds(context, &packet, tunnel.mtu(outer, entry.mtu).ok_or(Reason::NoRoute)?);
-    if is_too_large && (INNER_IPV6 || inner.dont_fragment) {
+    if is_too_large && let Err(reason) = inner.may_be_cut(outer) {
         // The error quotes the packet with the hop taken off, as IPVS's does.
         take_hop::<INNER_IPV6>(context, &packet)?;
-        return Err(Reason::TooBig);
-    }
-    if is_too_large && OUTER_IPV6 {
-        // The stack would have to forward it, and cuts no packet of IPv6 that it forwards.
-        return Err(Reason::NotFragmented);
+        return Err(reason);
     }
     if tunnel.has_checksum() && segment(context) != 0 {
         return piece::send(context, &packet);
@@ -108,17 +103,10 @@ fn send_over<const INNER_IPV6: bool, const OUTER_IPV6: bool>(
     *kind = outer.ethertype();
     let (pseudo, between) = if OUTER_IPV6 {
         let (header, between) = rest.split_first_chunk_mut().ok_or(Reason::Internal)?;
-        let source = octets(maps::tunnel_source_ipv6(entry.destination));
-        let destination = octets(destination.address_ipv6());
-        rules::write_ipv6(header, tunnel, inner, source, destination);
-        (rules::pseudo_ipv6(source, destination, inner.length), between)
+        (write_ipv6(header, tunnel, inner, entry.destination, destination), between)
     } else {
         let (header, between) = rest.split_first_chunk_mut().ok_or(Reason::Internal)?;
-        let [source, destination] = [entry.tunnel_source(), destination.address()].map(u32::to_ne_bytes);
-        // SAFETY: the helper takes nothing.
-        let identification = unsafe { bpf_get_prandom_u32() } as u16;
-        rules::write_ipv4(header, tunnel, inner, source, destination, identification);
-        (rules::pseudo_ipv4(source, destination, inner.length), between)
+        (write_ipv4(header, tunnel, inner, [entry.tunnel_source(), destination.address()]), between)
     };
     let between = between.first_chunk_mut().ok_or(Reason::Internal)?;
     let hash = packet.tuple.hash(settings.seed()) as u32;
