@@ -68,6 +68,9 @@ pub fn measure(object: &Path, extent: Extent, record: &mut Record) -> Result<()>
         extent,
         record,
     };
+    if extent.counts_instructions {
+        stage.wire.put_softirq_first()?;
+    }
     let interfaces = ["clients".to_owned(), "servers".to_owned()];
     for round in 0..extent.rounds {
         eprintln!("measuring the whole way, round {}", round + 1);
