@@ -21,12 +21,34 @@ const OFFSET_MASK: usize = 0xff;
 /// Largest offset that a packet's contents are read at; a frame that XDP sees whole is not longer.
 const FAR_MASK: usize = 0x3fff;
 
-/// The bytes of the packet that the program runs on.
+/// The bytes of the packet that the program runs on, as far as they lie in one piece: its headers do.
 #[derive(Clone, Copy)]
-pub struct Window {
+pub struct Bytes<C> {
     start: usize,
     end: usize,
-    context: *mut xdp_md,
+    context: *mut C,
+}
+
+/// Those of a packet that comes in.
+pub type Window = Bytes<xdp_md>;
+/// Those of a packet that the stack has.
+pub type OutWindow = Bytes<__sk_buff>;
+
+impl<C> Bytes<C> {
+    /// Where the `N` bytes from `offset` on lie, if they are there.
+    #[inline(always)]
+    fn find<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
+        let from = self.start + (offset & OFFSET_MASK);
+        (from + N <= self.end).then_some(from as *mut [u8; N])
+    }
+
+    /// The `N` bytes from `offset` on, to write.
+    #[inline(always)]
+    pub fn bytes_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        // SAFETY: the range lies inside the packet, checked in the form that the verifier follows; the borrow of `self`
+        // keeps other views away for as long as this one lives.
+        self.find(offset).map(|bytes| unsafe { &mut *bytes })
+    }
 }
 
 impl Window {
@@ -38,29 +60,13 @@ impl Window {
         unsafe { assert_unchecked(start != 0) };
         Self { start, end: context.data_end(), context: context.ctx }
     }
-
-    /// The `N` bytes from `offset` on, to write.
-    #[inline(always)]
-    pub fn bytes_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        let from = self.start + (offset & OFFSET_MASK);
-        if from + N > self.end {
-            return None;
-        }
-        // SAFETY: the range lies inside the packet, checked above in the form that the verifier follows; the
-        // borrow of `self` keeps other views away for as long as this one lives.
-        Some(unsafe { &mut *(from as *mut [u8; N]) })
-    }
 }
 
 impl Frame for Window {
     #[inline(always)]
     fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        let from = self.start + (offset & OFFSET_MASK);
-        if from + N > self.end {
-            return None;
-        }
         // SAFETY: as above.
-        Some(unsafe { &*(from as *const [u8; N]) })
+        self.find(offset).map(|bytes| unsafe { &*bytes })
     }
 
     #[inline(always)]
@@ -254,31 +260,22 @@ pub fn read<const N: usize>(context: &TcContext, offset: usize, into: &mut [u8; 
 /// What [`set_handled`] leaves in a packet's `tc_index`, which nothing else uses but classifiers of long ago.
 const HANDLED: u32 = 0x7669;
 
-/// The bytes of a packet on its way out, as far as they lie in one piece: its headers do.
-#[derive(Clone, Copy)]
-pub struct OutWindow {
-    start: usize,
-    end: usize,
-    context: *mut __sk_buff,
-}
-
 impl OutWindow {
     /// The packet as it lies now; made anew after every change of it.
     #[inline(always)]
     pub fn of(context: &TcContext) -> Self {
-        Self { start: context.data(), end: context.data_end(), context: context.skb.skb }
+        let start = context.data();
+        // SAFETY: as of [`Window`].
+        unsafe { assert_unchecked(start != 0) };
+        Self { start, end: context.data_end(), context: context.skb.skb }
     }
 }
 
 impl Frame for OutWindow {
     #[inline(always)]
     fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        let from = self.start + (offset & OFFSET_MASK);
-        if from + N > self.end {
-            return None;
-        }
-        // SAFETY: the range lies inside the packet, checked above in the form that the verifier follows.
-        Some(unsafe { &*(from as *const [u8; N]) })
+        // SAFETY: the range lies inside the packet, checked in the form that the verifier follows.
+        self.find(offset).map(|bytes| unsafe { &*bytes })
     }
 
     #[inline(always)]
