@@ -18,7 +18,7 @@ use lb_common::sysctl::Sysctl;
 
 use crate::forward::{self, NoHop, Verdict};
 use crate::maps::{self, Counted, Scratch, SettingsRef, Tunnelling};
-use crate::packet::{Window, cut, move_head};
+use crate::packet::{Bytes, Window, cut, move_head};
 use crate::tunnel::LINK;
 use crate::{balance, clock, connection, sum, tunnel};
 
@@ -151,26 +151,10 @@ pub fn next_mtu(entry: &Entry) -> u16 {
 #[inline(always)]
 pub fn relay<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     let (settings, _, network) = balance::begin(context)?;
-    let frame = &Window::of(context);
-    let error =
-        if IPV6 { rules::read_ipv6(frame, network, settings.seed())? } else { rules::read(frame, network)? };
-    let scratch = maps::scratch()?;
-    scratch.keep_error(error);
     let now = clock::now(settings);
-    scratch.keep::<IPV6>(Packet {
-        // About a packet that went to whom it came from: the flow the other way has the entry.
-        tuple: error.tuple.reversed(),
-        network: error.network,
-        transport: error.transport,
-        length: error.length,
-        counted: error.length,
-        service_type: error.service_type,
-        tcp_flags: 0,
-        time_to_live: error.time_to_live,
-    });
-    scratch.is_untold = true;
+    let error = keep::<IPV6>(&Window::of(context), settings, network)?;
     if !look::<IPV6>(false) {
-        return match about_client::<IPV6>(context, settings) {
+        return match about_client::<IPV6>(&Window::of(context), settings) {
             Reason::Icmp if settings.sysctl(Sysctl::ScheduleIcmp) != 0 && may_open(&error) => {
                 let scratch = maps::scratch()?;
                 if IPV6 {
@@ -190,7 +174,7 @@ pub fn relay<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
     let scratch = maps::scratch()?;
     let (packet, error) = (scratch.kept::<IPV6>(), scratch.kept_error());
     let Scratch { client_side: entry, client_addresses: addresses, .. } = scratch;
-    if IPV6 && !is_about(context, &error, addresses.destination, addresses.source) {
+    if IPV6 && !is_about(&Window::of(context), &error, addresses.destination, addresses.source) {
         return Err(Reason::Icmp);
     }
     let inbound = entry.role == CLIENT_SIDE;
@@ -211,9 +195,35 @@ pub fn relay<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> 
         return forward::go_on_in_tunnel(Tunnelling::Send);
     }
     if entry.has_twin() {
-        translate::<IPV6>(context, &error, entry, addresses).ok_or(Reason::Malformed)?;
+        translate::<IPV6, _>(Window::of(context), &error, entry, addresses).ok_or(Reason::Malformed)?;
     }
     forward::hand_over(context, &packet, entry)
+}
+
+/// Puts an ICMP error into the scratch room, and as the packet there what it is to its connection.
+#[inline(always)]
+pub fn keep<const IPV6: bool>(
+    frame: &impl Frame,
+    settings: SettingsRef,
+    network: usize,
+) -> Result<Received, Reason> {
+    let error =
+        if IPV6 { rules::read_ipv6(frame, network, settings.seed())? } else { rules::read(frame, network)? };
+    let scratch = maps::scratch()?;
+    scratch.keep_error(error);
+    scratch.put(&Packet {
+        // About a packet that went to whom it came from: the flow the other way has the entry.
+        tuple: error.tuple.reversed(),
+        network: error.network,
+        transport: error.transport,
+        length: error.length,
+        counted: error.length,
+        service_type: error.service_type,
+        tcp_flags: 0,
+        time_to_live: error.time_to_live,
+    });
+    scratch.is_untold = true;
+    Ok(error)
 }
 
 /// Whether an error about an unknown flow may make a connection: IPsec's never do, nor what no service balances.
@@ -224,13 +234,13 @@ fn may_open(error: &Received) -> bool {
 
 /// Whether the quoted packet, of IPv6, is one between these two: its handles say so only nearly for sure.
 #[inline(always)]
-fn is_about(context: &XdpContext, error: &Received, source: [u64; 2], destination: [u64; 2]) -> bool {
-    ipv6_addresses(&Window::of(context), error.quoted.into()) == Some((source, destination))
+pub fn is_about(frame: &impl Frame, error: &Received, source: [u64; 2], destination: [u64; 2]) -> bool {
+    ipv6_addresses(frame, error.quoted.into()) == Some((source, destination))
 }
 
 /// An error that may be about a packet which goes to its destination as it came: counted, and passed as it is.
 #[inline(always)]
-fn about_client<const IPV6: bool>(context: &XdpContext, settings: SettingsRef) -> Reason {
+pub fn about_client<const IPV6: bool>(frame: &impl Frame, settings: SettingsRef) -> Reason {
     if !look::<IPV6>(true) {
         return Reason::Icmp;
     }
@@ -239,7 +249,7 @@ fn about_client<const IPV6: bool>(context: &XdpContext, settings: SettingsRef) -
     let Scratch { client_side: entry, client_addresses: addresses, .. } = scratch;
     if entry.role != CLIENT_SIDE
         || entry.has_twin()
-        || IPV6 && !is_about(context, &error, addresses.source, addresses.destination)
+        || IPV6 && !is_about(frame, &error, addresses.source, addresses.destination)
     {
         return Reason::Icmp;
     }
@@ -273,7 +283,7 @@ fn without_hop<const IPV6: bool>(
         NoHop::Local => Reason::LocalDestination,
     };
     if entry.has_twin() {
-        translate::<IPV6>(context, error, entry, addresses).ok_or(Reason::Malformed)?;
+        translate::<IPV6, _>(Window::of(context), error, entry, addresses).ok_or(Reason::Malformed)?;
     }
     Err(reason)
 }
@@ -296,19 +306,21 @@ pub fn is_intact<const IPV6: bool>(context: &XdpContext, packet: &Packet) -> Res
 /// Replaces the address and the port that a NAT connection replaces: around the message, and in what it quotes at the
 /// other end.
 #[inline(always)]
-fn translate<const IPV6: bool>(
-    context: &XdpContext,
+pub fn translate<const IPV6: bool, C>(
+    mut window: Bytes<C>,
     error: &Received,
     entry: &Entry,
     addresses: &Addresses,
-) -> Option<()> {
+) -> Option<()>
+where
+    Bytes<C>: Frame,
+{
     let (outside, inside) = if entry.role == CLIENT_SIDE {
         (End::Destination, End::Source)
     } else {
         (End::Source, End::Destination)
     };
     let (network, quoted) = (usize::from(error.network), usize::from(error.quoted));
-    let mut window = Window::of(context);
     let port = if error.ports == rules::NO_PORTS {
         Delta::NONE
     } else {

@@ -199,6 +199,18 @@ pub fn xipvs_ipv6_out_fragment(context: TcContext) -> i32 {
     local_out::act::<true>(&context, local_out::or_tell::<true>(local_out::see_fragment::<true>(&context)))
 }
 
+/// Sends an ICMP error of the director itself about a connection to whom it concerns.
+#[classifier]
+pub fn xipvs_out_icmp(context: TcContext) -> i32 {
+    local_out::act::<false>(&context, local_out::relay::<false>(&context))
+}
+
+/// [`xipvs_out_icmp`] for IPv6.
+#[classifier]
+pub fn xipvs_ipv6_out_icmp(context: TcContext) -> i32 {
+    local_out::act::<true>(&context, local_out::relay::<true>(&context))
+}
+
 /// Tells the director itself why a packet of its own goes no further.
 #[classifier]
 pub fn xipvs_out_tell(context: TcContext) -> i32 {

@@ -6,6 +6,7 @@
 //!
 //! IPVS counterpart: its hooks in `LOCAL_OUT`.
 
+mod icmp;
 mod piece;
 mod send;
 mod tell;
@@ -23,6 +24,7 @@ use lb_common::packet::{self, Family, Packet};
 use lb_common::reason::{Fate, Reason};
 use lb_common::settings::Program;
 
+pub use self::icmp::relay;
 pub use self::send::send;
 pub use self::tell::{or_tell, tell};
 pub use self::tunnel::send as send_in_tunnel;
@@ -121,6 +123,7 @@ pub fn see<const IPV6: bool>(context: &TcContext) -> Result<Verdict, Reason> {
     }
     let packet = match balance::headers_of::<IPV6>(frame, settings, network) {
         Err(Reason::Fragment) => return Ok(Verdict::GoOn(Program::Fragment)),
+        Err(Reason::Icmp) => return Ok(Verdict::GoOn(Program::Icmp)),
         packet => packet?,
     };
     let packet = maps::scratch()?.keep::<IPV6>(packet);

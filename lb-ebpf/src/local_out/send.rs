@@ -10,7 +10,7 @@ use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
 use lb_common::settings::Program;
 
-use super::{LOOPBACK, Verdict};
+use super::{LOOPBACK, Verdict, icmp};
 use crate::forward::{self, DONT_FRAGMENT, NoHop};
 use crate::maps::{self, Scratch};
 use crate::packet::{leaves_by, read, segment};
@@ -18,9 +18,19 @@ use crate::packet::{leaves_by, read, segment};
 /// Sends a packet on whose flow's entry is in the scratch room: an answer where it goes anyway, others to their destination.
 #[inline(always)]
 pub fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Verdict, Reason> {
+    send_on::<IPV6, false>(context, packet)
+}
+
+/// [`send`], of a packet, or of the ICMP error about a connection that is in the scratch room too.
+#[inline(always)]
+pub fn send_on<const IPV6: bool, const ERROR: bool>(
+    context: &TcContext,
+    packet: &Packet,
+) -> Result<Verdict, Reason> {
+    let translate = if ERROR { icmp::translate::<IPV6> } else { translate::<IPV6> };
     let Scratch { client_side: entry, client_addresses: addresses, .. } = maps::scratch()?;
     if entry.role == SERVER_SIDE {
-        translate::<IPV6>(context, packet, entry, addresses, End::Source)?;
+        translate(context, packet, entry, addresses, End::Source)?;
         return Ok(Verdict::GoOut);
     }
     if entry.is_tunnelled() {
@@ -50,7 +60,7 @@ pub fn send<const IPV6: bool>(context: &TcContext, packet: &Packet) -> Result<Ve
         return Err(Reason::TooBig);
     }
     if entry.has_twin() {
-        translate::<IPV6>(context, packet, entry, addresses, End::Destination)?;
+        translate(context, packet, entry, addresses, End::Destination)?;
     } else if is_too_large {
         return Err(Reason::NotFragmented);
     }

@@ -371,6 +371,36 @@ fn without_a_server_the_directors_own_sockets_are_refused_and_it_is_counted() ->
 }
 
 #[test]
+fn whoever_asks_a_closed_port_of_the_director_or_answers_one_is_refused() -> Result<()> {
+    let lab = Lab::new("own-closed", 1)?;
+    lab.attach()?;
+    let server = &lab.servers[0];
+    for (vip, client, director) in families() {
+        let to = SocketAddr::new(vip, 54);
+        lab.xipvs(&format!("-A -u {to} -s rr"))?;
+        lab.xipvs(&format!("-a -u {to} -r {} -m", SocketAddr::new(director, 5354)))?;
+        let socket = lab.client.bind(SocketAddr::new(client, 0))?;
+        socket.connect(to)?;
+        socket.send(b"who")?;
+        assert_eq!(told(&socket)?, libc::ECONNREFUSED, "{to}");
+        assert_eq!(counted(&lab, &format!("-u {to}"))?[..3], [1, 1, 1], "{to}: the error is an answer");
+
+        let to = SocketAddr::new(vip, 53);
+        add_service(&lab, "-u", to, 5353, "-m")?;
+        let answering = server.namespace.bind(SocketAddr::new(server.address_for(vip), 5353))?;
+        let asking = connected(&lab, director, to)?;
+        asking.send(b"who")?;
+        let (_, asked_by) = answering.recv_from(&mut [0; 16])?;
+        answering.connect(asked_by)?;
+        drop(asking);
+        answering.send(b"you")?;
+        assert_eq!(told(&answering)?, libc::ECONNREFUSED, "{to}");
+        assert_eq!(counted(&lab, &format!("-u {to}"))?[..3], [1, 2, 1], "{to}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_directors_own_sockets_are_told_that_no_hop_is_left() -> Result<()> {
     let lab = Lab::new("own-hops", 1)?;
     lab.attach()?;

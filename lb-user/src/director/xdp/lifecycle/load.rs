@@ -65,6 +65,8 @@ const OWN_CONTINUATIONS: &[(Program, &str)] = &[
     (Program::Ipv6Open, "xipvs_ipv6_out_open"),
     (Program::Fragment, "xipvs_out_fragment"),
     (Program::Ipv6Fragment, "xipvs_ipv6_out_fragment"),
+    (Program::Icmp, "xipvs_out_icmp"),
+    (Program::Ipv6Icmp, "xipvs_ipv6_out_icmp"),
     (Program::Tell, "xipvs_out_tell"),
     (Program::Ipv6Tell, "xipvs_ipv6_out_tell"),
     (Program::Tunnel, "xipvs_out_tunnel"),
