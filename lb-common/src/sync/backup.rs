@@ -130,25 +130,7 @@ mod tests {
     use core::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
-
-    fn record() -> Record<'static> {
-        Record {
-            protocol: 6,
-            flags: NO_OUTPUT | 3,
-            state: 1,
-            client_port: 7001,
-            virtual_port: 80,
-            destination_port: 80,
-            mark: 0,
-            timeout: Some(900),
-            client: Ipv4Addr::new(10, 0, 0, 77).into(),
-            virtual_address: Ipv4Addr::new(10, 0, 0, 100).into(),
-            destination: Ipv4Addr::new(10, 1, 1, 9).into(),
-            sequences: None,
-            engine_name: None,
-            engine_data: None,
-        }
-    }
+    use crate::sync::tests::web as record;
 
     #[test]
     fn a_connection_is_taken_as_it_is_told() {

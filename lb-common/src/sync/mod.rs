@@ -490,7 +490,7 @@ mod tests {
 
     use super::*;
 
-    fn web() -> Record<'static> {
+    pub(super) fn web() -> Record<'static> {
         Record {
             protocol: 6,
             flags: NO_OUTPUT | 3,
