@@ -44,6 +44,9 @@ pub fn import(text: &str) -> Result<Imported, String> {
                 rule(words).map(|rule| vec![rule])
             }
             ["-A", "PREROUTING", words @ ..] if table == "mangle" => iptables(words, family),
+            ["-A", "OUTPUT", words @ ..] if table == "mangle" && words.contains(&"MARK") => {
+                Err("rules of xipvs mark what comes in too, not the director's own packets alone".into())
+            }
             ["-A", chain, words @ ..] if words.contains(&"MARK") => {
                 Err(format!("only PREROUTING of table mangle comes before IPVS, not {chain} of {table}"))
             }
@@ -296,6 +299,8 @@ mod tests {
             ]
         );
         assert_eq!(imported.left_out.len(), 6, "{:?}", imported.left_out);
+        let of_output = imported.left_out.iter().find(|line| line.starts_with("-A OUTPUT")).unwrap();
+        assert!(of_output.ends_with("not the director's own packets alone"), "{of_output}");
     }
 
     #[test]
