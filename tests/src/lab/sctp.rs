@@ -1,6 +1,6 @@
 //! Associations of SCTP, by a kernel that has it: that of the reference VM.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
@@ -9,7 +9,6 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, listen, soc
 
 use super::namespace::{Namespace, PATIENCE};
 use super::sockets::Listener;
-use super::{Server, client_for};
 
 /// Has the kernel load what it needs for it.
 pub fn load() -> Result<()> {
@@ -27,21 +26,20 @@ fn bound(to: SocketAddr) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Serves on one address of a server, as [`Listener`] does.
-pub fn serve(server: &Server, on: impl Into<SocketAddr>) -> Result<Listener> {
+/// Serves on one address in a namespace, as [`Listener`] does.
+pub fn serve(namespace: &Namespace, name: &str, on: impl Into<SocketAddr>) -> Result<Listener> {
     let on = on.into();
-    let socket = server.namespace.enter(|| -> Result<OwnedFd> {
+    let socket = namespace.enter(|| -> Result<OwnedFd> {
         let socket = bound(on)?;
         listen(&socket, 16)?;
         Ok(socket)
     })??;
     // For what is done with it there is no difference to TCP.
-    Listener::of(server, TcpListener::from(socket))
+    Listener::listening(name, TcpListener::from(socket))
 }
 
-/// Associates a client, by the address that a lab's client has towards the director.
-pub fn associate(client: &Namespace, to: SocketAddr) -> Result<TcpStream> {
-    let from = client_for(to.ip());
+/// Associates a client, by one of its addresses.
+pub fn associate(client: &Namespace, from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
     client.enter(|| -> Result<TcpStream> {
         let socket = TcpStream::from(bound(SocketAddr::new(from, 0))?);
         socket.set_read_timeout(Some(PATIENCE))?;

@@ -49,11 +49,7 @@ impl Listener {
     }
 
     /// Starts a server with a socket that listens already, one of another protocol perhaps.
-    pub fn of(server: &Server, listener: TcpListener) -> Result<Self> {
-        Self::listening(&server.name, listener)
-    }
-
-    fn listening(name: &str, listener: TcpListener) -> Result<Self> {
+    pub fn listening(name: &str, listener: TcpListener) -> Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self::begin(name, move |name| accept(&listener, name)))
     }

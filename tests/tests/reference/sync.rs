@@ -12,7 +12,7 @@ use tests::lab::namespace::Namespace;
 use tests::lab::pair::{Director, Pair, services};
 use tests::lab::sctp;
 use tests::lab::sockets::{Listener, ask_sip, ask_tcp, ask_udp, greeting};
-use tests::lab::{CLIENT, INTERFACES, VIP, VIP_IPV6};
+use tests::lab::{CLIENT, INTERFACES, VIP, VIP_IPV6, client_for};
 
 /// Seconds by which times may differ: packets that come late, as FINs that are sent again, move a time that is not told anew.
 const TOLERANCE: u32 = 15;
@@ -94,8 +94,8 @@ impl Traffic {
             Listener::tcp(server, 82).unwrap(),
             Listener::udp(server, SocketAddr::new(server.address.into(), 53)).unwrap(),
             Listener::tcp(server, MARKED).unwrap(),
-            sctp::serve(server, (server.address, 9900)).unwrap(),
-            sctp::serve(server, (server.address_ipv6, 9900)).unwrap(),
+            sctp::serve(&server.namespace, &server.name, (server.address, 9900)).unwrap(),
+            sctp::serve(&server.namespace, &server.name, (server.address_ipv6, 9900)).unwrap(),
         ];
         servers.extend(
             pair.lab
@@ -110,7 +110,10 @@ impl Traffic {
         }
         ask_tcp(&pair.lab.client, (VIP, MARKED)).unwrap();
         let associations: Vec<TcpStream> = [IpAddr::from(VIP), VIP_IPV6.into()]
-            .map(|address| sctp::associate(&pair.lab.client, SocketAddr::new(address, 9000)).unwrap())
+            .map(|address| {
+                sctp::associate(&pair.lab.client, client_for(address), SocketAddr::new(address, 9000))
+                    .unwrap()
+            })
             .into();
         for association in &associations {
             greeting(association).unwrap();

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result};
 use tests::lab::sctp::{self, associate, serve};
 use tests::lab::sockets::greeting;
-use tests::lab::{Lab, VIP, VIP_IPV6};
+use tests::lab::{Lab, VIP, VIP_IPV6, client_for};
 
 #[test]
 #[ignore = "needs a kernel with SCTP; that of the reference VM has it"]
@@ -16,10 +16,15 @@ fn associations_are_spread_and_carry_data() -> Result<()> {
     let lab = Lab::new("sctp", 2)?;
     let mut listeners = Vec::new();
     for server in &lab.servers {
-        listeners.push(serve(server, (server.address, 9900))?);
-        listeners.push(serve(server, (server.address_ipv6, 9900))?);
-        listeners.push(serve(server, (VIP, 9001))?);
-        listeners.push(serve(server, (VIP_IPV6, 9001))?);
+        let on: [SocketAddr; 4] = [
+            (server.address, 9900).into(),
+            (server.address_ipv6, 9900).into(),
+            (VIP, 9001).into(),
+            (VIP_IPV6, 9001).into(),
+        ];
+        for on in on {
+            listeners.push(serve(&server.namespace, &server.name, on)?);
+        }
     }
     lab.attach()?;
     for (service, method) in [(9000, "-m"), (9001, "-g")] {
@@ -38,7 +43,7 @@ fn associations_are_spread_and_carry_data() -> Result<()> {
             let service = SocketAddr::new(vip, port);
             let mut served = BTreeMap::new();
             for _ in 0..4 {
-                let mut stream = associate(&lab.client, service)?;
+                let mut stream = associate(&lab.client, client_for(vip), service)?;
                 let answer = greeting(&stream).with_context(|| service.to_string())?;
                 *served.entry(answer.server).or_insert(0) += 1;
                 stream.write_all(&data)?;
