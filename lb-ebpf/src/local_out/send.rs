@@ -4,7 +4,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::programs::TcContext;
 use lb_common::connection::{Addresses, Entry, SERVER_SIDE};
-use lb_common::forward::End;
+use lb_common::forward::{self as rules, End, SCTP_PART};
 use lb_common::packet::{Packet, UDP};
 use lb_common::protocol::Protocol;
 use lb_common::reason::Reason;
@@ -14,6 +14,7 @@ use super::{LOOPBACK, Verdict, icmp};
 use crate::forward::{self, DONT_FRAGMENT, NoHop};
 use crate::maps::{self, Scratch};
 use crate::packet::{leaves_by, read, segment};
+use crate::sctp::sctp_change;
 
 /// Sends a packet on whose flow's entry is in the scratch room: an answer where it goes anyway, others to their destination.
 #[inline(always)]
@@ -142,8 +143,7 @@ fn translate<const IPV6: bool>(
         _ if packet.is_later_fragment() => None,
         number if number == Protocol::Tcp.number() => Some((transport + 16, 0)),
         number if number == Protocol::Udp.number() => Some((transport + 6, u64::from(BPF_F_MARK_MANGLED_0))),
-        // SCTP's does not cover addresses; what a new port makes of it depends on whether it is there, and nobody tells.
-        _ if from != entry.port => return Err(Reason::OwnLeftAlone),
+        // SCTP's does not cover addresses.
         _ => None,
     };
     let fails = |_| Reason::Malformed;
@@ -168,9 +168,32 @@ fn translate<const IPV6: bool>(
         mend(old, entry.address, 4, BPF_F_PSEUDO_HDR.into())?;
         context.store(at, &entry.address, 0).map_err(fails)?;
     }
-    if from != entry.port && !packet.is_later_fragment() {
-        mend(from.into(), entry.port.into(), 2, 0)?;
-        context.store(port_at, &entry.port, 0).map_err(fails)?;
+    if from == entry.port || packet.is_later_fragment() {
+        return Ok(());
     }
-    Ok(())
+    if packet.tuple.transport() == Protocol::Sctp.number() {
+        return replace_sctp_port(context, packet, end, entry.port);
+    }
+    mend(from.into(), entry.port.into(), 2, 0)?;
+    context.store(port_at, &entry.port, 0).map_err(fails)
+}
+
+/// Replaces a port of SCTP, whose checksum the kernel's helpers do not know.
+///
+/// As long as it is left to the network card it is zero. One that is zero by chance, as of one packet in 2^32, is taken for such a
+/// one, and is wrong afterwards.
+#[inline(always)]
+fn replace_sctp_port(context: &TcContext, packet: &Packet, end: End, port: u16) -> Result<(), Reason> {
+    let at = usize::from(packet.transport);
+    let front = &mut maps::scratch()?.front;
+    let header: &mut [u8; SCTP_PART] = front.first_chunk_mut().ok_or(Reason::Internal)?;
+    if !read(context, at, header) {
+        return Err(Reason::Malformed);
+    }
+    let word = rules::replace_sctp_port(header, end, port.to_ne_bytes());
+    if header[8..] != [0; 4] {
+        let length = packet.length.wrapping_sub(packet.transport.wrapping_sub(packet.network));
+        rules::mend_sctp(header, sctp_change(word, length.into()));
+    }
+    context.store(at, header, 0).map_err(|_| Reason::Malformed)
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result};
 use tests::lab::sctp::{self, associate, serve};
 use tests::lab::sockets::greeting;
-use tests::lab::{Lab, VIP, VIP_IPV6, client_for};
+use tests::lab::{DIRECTOR_SERVERS, Lab, VIP, VIP_IPV6, client_for};
 
 #[test]
 #[ignore = "needs a kernel with SCTP; that of the reference VM has it"]
@@ -56,5 +56,39 @@ fn associations_are_spread_and_carry_data() -> Result<()> {
     }
     let table = lab.xipvs("-Lnc")?;
     assert_eq!(table.lines().filter(|line| line.starts_with("SCTP")).count(), 16, "{table}");
+    Ok(())
+}
+
+/// With another port than the virtual one, which its checksum covers: left to a network card that is none, or computed where the
+/// interface does not do that.
+#[test]
+#[ignore = "needs a kernel with SCTP; that of the reference VM has it"]
+fn the_director_is_a_client_and_a_server_of_associations() -> Result<()> {
+    sctp::load()?;
+    let lab = Lab::new("sctp-own", 1)?;
+    let server = &lab.servers[0];
+    let own: [IpAddr; 2] = [DIRECTOR_SERVERS.into(), "fd00:2::1".parse()?];
+    lab.attach()?;
+    // Of a size that every way takes: `lo`, by which the client sends, has it believe in much larger ones.
+    let data = [7; 1000];
+    for (vip, own) in [IpAddr::from(VIP), VIP_IPV6.into()].into_iter().zip(own) {
+        let ends = [
+            (9002, &server.namespace, server.address_for(vip), &lab.director, own),
+            (9003, &lab.director, own, &lab.client, client_for(vip)),
+        ];
+        for (port, serving, at, asking, from) in ends {
+            let service = SocketAddr::new(vip, port);
+            let _server = serve(serving, "server", SocketAddr::new(at, 9900))?;
+            lab.xipvs(&format!("-A --sctp-service {service} -s rr"))?;
+            lab.xipvs(&format!("-a --sctp-service {service} -r {} -m", SocketAddr::new(at, 9900)))?;
+            let mut stream = associate(asking, from, service)?;
+            let answer = greeting(&stream).with_context(|| service.to_string())?;
+            assert_eq!(answer.client.ip(), from);
+            stream.write_all(&data)?;
+            let mut back = [0; 1000];
+            stream.read_exact(&mut back).with_context(|| service.to_string())?;
+            assert!(back == data, "{service}: other bytes");
+        }
+    }
     Ok(())
 }
