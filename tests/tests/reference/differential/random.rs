@@ -200,10 +200,11 @@ pub fn scenario(seed: u64, steps: usize) -> String {
 }
 
 fn sysctl(draw: &mut Draw, hasty: bool) -> String {
-    match draw.below(if hasty { 4 } else { 3 }) {
+    match draw.below(if hasty { 5 } else { 4 }) {
         0 => format!("set conn_reuse_mode={}", draw.below(4)),
         1 => format!("set expire_quiescent_template={}", draw.below(2)),
         2 => format!("set pmtu_disc={}", draw.below(2)),
+        3 => format!("set sloppy_sctp={}", draw.below(2)),
         _ => format!("set sloppy_tcp={}", draw.below(2)),
     }
 }
@@ -217,8 +218,14 @@ fn packets(draw: &mut Draw, place: &Place, service: &Service, hasty: bool) -> St
         _ if draw.below(4) == 0 && !service.once && !service.wrapped => draw.one_of(&FRAGMENTS),
         _ => draw.one_of(&UDP),
     };
-    let (host, port) = (1 + draw.below(3), 1000 + draw.below(12));
-    let client = if place.is_ipv6() { format!("[2001:db8::{host}]") } else { format!("198.51.100.{host}") };
+    let (host, port) = (draw.below(4), 1000 + draw.below(12));
+    let client = match (host, place.is_ipv6()) {
+        // The director itself.
+        (0, false) => "192.168.1.1".to_owned(),
+        (0, true) => "[fd00:1::1]".to_owned(),
+        (_, false) => format!("198.51.100.{host}"),
+        (_, true) => format!("[2001:db8::{host}]"),
+    };
     format!("{} {client}:{port} > {} {events}", place.protocol, place.address)
 }
 
