@@ -124,7 +124,7 @@ pub fn open<const IPV6: bool>(context: &XdpContext) -> Result<Verdict, Reason> {
     if once {
         connection::leave_destination(entry);
     } else {
-        connection::time(&tuple, now);
+        connection::begin(&tuple, entry, now);
     }
     if by_error {
         maps::count_connection(settings, id);
@@ -195,7 +195,7 @@ pub fn own<const IPV6: bool>(settings: SettingsRef, packet: &Packet, now: u32) -
     if once {
         connection::leave_destination(entry);
     } else {
-        connection::time(&tuple, now);
+        connection::begin(&tuple, entry, now);
     }
     maps::count_part(settings, id, Counted::New, packet);
     Ok(true)

@@ -22,9 +22,19 @@ pub fn advance(tuple: &Tuple, tcp_flags: u8, out: bool, now: u32) {
     time(tuple, now);
 }
 
+/// What a connection that was made just now does by its state: one that begins in the middle, as `sloppy_tcp` lets it, confirms its
+/// template at once.
+#[inline(always)]
+pub fn begin(tuple: &Tuple, entry: &Entry, now: u32) {
+    if entry.template != 0 && assures(entry.protocol, entry.state, false) {
+        persistence::persistence_confirm(entry.template);
+    }
+    time(tuple, now);
+}
+
 /// Gives a connection whose deadline was moved just now the timeout of its service, if that has one of its own.
 #[inline(always)]
-pub fn time(tuple: &Tuple, now: u32) {
+fn time(tuple: &Tuple, now: u32) {
     // Not where the deadline is moved, under the lock, which is no place to look for services; and few have any.
     if settings().own_timeouts() != 0 {
         connection_time(tuple.addresses, tuple.ports, tuple.protocol.into(), now);

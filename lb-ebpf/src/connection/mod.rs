@@ -14,7 +14,7 @@ mod give_way;
 mod insert;
 mod sweep;
 
-pub use self::advance::{advance, connection_forget_hop, connection_renew, remember_hop, time};
+pub use self::advance::{advance, begin, connection_forget_hop, connection_renew, remember_hop};
 pub use self::count::{join_destination, leave_destination};
 pub use self::end::{connection_take_back, end, leave_late, remove, remove_dead, replace};
 pub use self::find::{AtHome, Found, find, find_at_home, home, look, look_at_home, read_at_home};

@@ -146,6 +146,14 @@ fn a_templates_time_begins_anew_with_each_new_connection_only() {
 }
 
 #[test]
+fn a_connection_that_begins_in_its_middle_confirms_its_template() {
+    let mut fixture = Fixture::configured(TWO);
+    fixture.director.set_sysctl("sloppy_tcp", 1).unwrap();
+    assert_eq!(to(&fixture, &Frame::tcp(host(1, 40000), VIP, ACK)), (2, 8080));
+    lists(&mut fixture, &[("TCP 203.0.1.7 192.168.1.100:80 10.0.0.12:8080 ASSURED", 300)]);
+}
+
+#[test]
 fn a_template_lives_on_by_the_minute_while_it_controls_connections() {
     for swept in [true, false] {
         let mut fixture = Fixture::configured(TWO);
