@@ -161,7 +161,8 @@ struct Service {
 /// connections without a service too.
 const PROLOGUE: &str = "\
 ignore icmp
-kernel: ip rule add ipproto icmp blackhole && ip -6 rule add ipproto ipv6-icmp blackhole
+kernel: iptables -t raw -A OUTPUT -p icmp -j DROP
+kernel: for type in 1 2 3; do ip6tables -t raw -A OUTPUT -p icmpv6 --icmpv6-type $type -j DROP; done
 ipvsadm -A -t 192.168.1.103:1 -s rr
 ipvsadm -A -t [fd00:1::103]:1 -s rr
 ";

@@ -263,7 +263,9 @@ impl Side {
         outcome.director.extend(self.own.as_ref().map(Own::received).unwrap_or_default());
         let others = if is_server(flow.client.ip()) { &outcome.clients } else { &outcome.servers };
         let came = [&others[..], &outcome.director[..]].concat();
-        if let (false, What::Packet(_), [frame]) = (event.answer, event.what, &came[..]) {
+        if let (false, What::Packet(_), [frame @ Frame { icmp: false, .. }]) =
+            (event.answer, event.what, &came[..])
+        {
             // What the server sees as its own is what it answers from.
             let (to, from) = frame.from_to;
             let serving = Serving { link: frame.to, from, to, packet: frame.packet.clone() };
