@@ -18,6 +18,19 @@ use xipvs::table::{
 use super::configuration::{Configuration, as_saved, by_service, configurations, rules_of, sorted};
 use super::{ipvsadm, ipvsadm_prints, kernel, shell};
 
+/// A master daemon with everything else left to the kernel's defaults.
+fn daemon(interface: &str) -> SyncDaemon {
+    SyncDaemon {
+        role: SyncRole::Master,
+        interface: interface.into(),
+        sync_id: 0,
+        max_length: 0,
+        group: None,
+        port: 0,
+        ttl: 0,
+    }
+}
+
 fn configured(kernel: &mut Kernel) -> Table {
     let table = kernel.table().unwrap().configured();
     // The timeouts are not in the rules.
@@ -78,17 +91,6 @@ fn refusals_have_ipvsadm_s_words() {
     fn add(kernel: &mut Kernel, address: &str, lower: u32) -> xipvs::director::Result<()> {
         let key = DestinationKey { address: address.parse().unwrap(), port: 80 };
         kernel.add_destination(&web(), &Destination { lower_threshold: lower, ..Destination::new(key) })
-    }
-    fn daemon(interface: &str) -> SyncDaemon {
-        SyncDaemon {
-            role: SyncRole::Master,
-            interface: interface.into(),
-            sync_id: 0,
-            max_length: 0,
-            group: None,
-            port: 0,
-            ttl: 0,
-        }
     }
     let other = "192.0.2.9:80";
     fn absent() -> ServiceKey {
@@ -176,15 +178,7 @@ fn daemons_are_started_told_and_stopped() {
         port: 9000,
         ttl: 4,
     };
-    let master = SyncDaemon {
-        role: SyncRole::Master,
-        sync_id: 0,
-        max_length: 0,
-        group: None,
-        port: 0,
-        ttl: 0,
-        ..backup.clone()
-    };
+    let master = daemon("sync0");
     kernel.start_daemon(&backup).unwrap();
     kernel.start_daemon(&master).unwrap();
     assert_eq!(
@@ -211,18 +205,8 @@ fn daemons_are_started_told_and_stopped() {
 fn a_daemon_may_be_stopped_before_its_thread_begins() {
     let mut kernel = kernel();
     shell("ip link add sync0 type dummy && ip address add 192.0.2.7/24 dev sync0 && ip link set sync0 up");
-    let mut daemon = SyncDaemon {
-        role: SyncRole::Master,
-        interface: "sync0".into(),
-        sync_id: 0,
-        max_length: 0,
-        group: None,
-        port: 0,
-        ttl: 0,
-    };
     for role in [SyncRole::Master, SyncRole::Backup].repeat(200) {
-        daemon.role = role;
-        kernel.start_daemon(&daemon).unwrap();
+        kernel.start_daemon(&SyncDaemon { role, ..daemon("sync0") }).unwrap();
         kernel.stop_daemon(role).unwrap();
         assert_eq!(kernel.daemons().unwrap(), vec![]);
     }
